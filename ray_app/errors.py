@@ -1,0 +1,101 @@
+"""Every error this node raises on purpose, in one tree.
+
+Each message says what happened, to what, and what to do about it. None carries a secret: requests are named by
+endpoint, never by URL with its key.
+"""
+
+from __future__ import annotations
+
+
+class CryptoDataError(Exception):
+    """Root of the tree; catching it catches everything the node raises on purpose."""
+
+
+class ConfigError(CryptoDataError):
+    """A setting is wrong; the message names the variable, the value's problem and the fix."""
+
+
+# --- upstreams -----------------------------------------------------------------------------------------------
+
+
+class UpstreamError(CryptoDataError):
+    """An upstream did not give what was asked. ``endpoint`` is a name such as ``coingecko.markets``."""
+
+    def __init__(self, endpoint: str, message: str) -> None:
+        super().__init__(f"{endpoint}: {message}")
+        self.endpoint = endpoint
+
+
+class RateLimited(UpstreamError):
+    """The upstream asks us to slow down; ``retry_after_s`` is what it said (None: it did not say)."""
+
+    def __init__(self, endpoint: str, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(endpoint, message)
+        self.retry_after_s = retry_after_s
+
+
+class UpstreamUnavailable(UpstreamError):
+    """5xx, a time-out or a broken connection: worth another try later."""
+
+
+class UpstreamRejected(UpstreamError):
+    """The upstream understood and refused (unknown id, bad key, not in the plan): trying again will not help."""
+
+
+class MalformedPayload(UpstreamError):
+    """The body is not what the endpoint documents (HTML, truncated JSON, wrong shape). Kept as a dead letter."""
+
+
+class CircuitOpen(UpstreamError):
+    """Too many failures in a row; no request is made before ``until_ms`` (node time)."""
+
+    def __init__(self, endpoint: str, until_ms: int) -> None:
+        super().__init__(endpoint, f"circuit breaker open until {until_ms} ms; the last failures are in its log")
+        self.until_ms = until_ms
+
+
+class BudgetExhausted(UpstreamError):
+    """The provider's budget allows no request before ``until_ms`` (node time)."""
+
+    def __init__(self, endpoint: str, message: str, until_ms: int) -> None:
+        super().__init__(endpoint, message)
+        self.until_ms = until_ms
+
+
+# --- collection ----------------------------------------------------------------------------------------------
+
+
+class LeaseLost(CryptoDataError):
+    """Somebody else holds the lease now; whoever sees this must stop acting and write nothing."""
+
+
+class ArchiveError(CryptoDataError):
+    """The raw archive could not be written or a record in it is damaged."""
+
+
+# --- storage -------------------------------------------------------------------------------------------------
+
+
+class StorageError(CryptoDataError):
+    """The database refused; the message says what to check."""
+
+
+class SchemaDrift(StorageError):
+    """The database's schema is not the one this version expects; the message lists the differences."""
+
+
+# --- users ---------------------------------------------------------------------------------------------------
+
+
+class UnknownSymbol(CryptoDataError):
+    """No asset answers to what the user typed; ``near`` holds the closest symbols, best first."""
+
+    def __init__(self, typed: str, near: tuple[str, ...] = ()) -> None:
+        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        super().__init__(f"no asset is called {typed!r}{hint}")
+        self.typed = typed
+        self.near = near
+
+
+class NodeError(CryptoDataError):
+    """The local node cannot start or stop as asked; the message says what stands in the way."""

@@ -1,0 +1,217 @@
+"""Every setting, its environment variable and its default: the one place.
+
+Values come from (strongest first) explicit arguments, environment variables, a ``.env`` file in the working
+directory, and the defaults below. Secrets are ``SecretStr``: they never print. Names follow what operators of the
+earlier system already have in their ConfigMaps; :data:`IGNORED` lists the ones that no longer mean anything.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import quote
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from ray_app.errors import ConfigError
+
+#: Names the earlier system read that mean nothing here, and why. `crypto-data config` reports the ones it finds.
+IGNORED: dict[str, str] = {
+    **dict.fromkeys(
+        ("CRYPTO_PRICES_TABLE", "CLOSE_COLUMN", "HIGH_COLUMN", "LOW_COLUMN", "OPEN_COLUMN", "VOLUME_COLUMN"),
+        "table and column names are fixed by the migrations (docs/architecture.md); a mapping can only be wrong",
+    ),
+    "REDIS_ENABLED": "Redis is used exactly when REDIS_URL or REDIS_HOST is set",
+    "WORKERS": "replicas are set in serve_config.yaml",
+    "JWT_SECRET_KEY": "keys are random and stored as hashes; there are no JWTs",
+    "MOCK_OPENAI": "nothing is mocked",
+    "COLLECTOR_BEGINNING_DATE": "the history horizon is HISTORY_HOURLY_DAYS and HISTORY_DAILY_DAYS",
+}
+
+#: Keys that stood in public documentation of the earlier system. They are refused, never accepted.
+PUBLISHED_KEYS = frozenset(
+    {f"{level}-crypto-data-key-2025" for level in ("master", "trading", "readonly")}
+    | {f"{level}-key" for level in ("master", "trading", "readonly")}
+)
+
+Origin = Literal["live", "sandbox"]
+
+
+def _names(*names: str) -> AliasChoices:
+    return AliasChoices(*names)
+
+
+class Settings(BaseSettings):
+    """The node's settings; ``Settings()`` reads the environment."""
+
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore", populate_by_name=True, frozen=True)
+
+    # --- the node ---
+    data_dir: Path = Field(Path("data"), validation_alias=_names("DATA_DIR"), description="where the node keeps its files")
+    origin: Origin = Field(
+        "live", validation_alias=_names("DATA_ORIGIN"), description="live upstreams, or the sandbox (own database)"
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", validation_alias=_names("LOG_LEVEL"))
+    ray_namespace: str = Field("crypto-data", validation_alias=_names("RAY_NAMESPACE"))
+    ray_dashboard_url: str = Field(
+        "http://127.0.0.1:8265",
+        validation_alias=_names("RAY_DASHBOARD_URL"),
+        description="where jobs are submitted; the token is read from RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH",
+    )
+
+    # --- database ---
+    database_url: SecretStr | None = Field(
+        None, validation_alias=_names("DATABASE_URL"), description="SQLAlchemy URL; beats MYSQL_*; default SQLite"
+    )
+    mysql_host: str | None = Field(None, validation_alias=_names("MYSQL_HOST", "DB_HOST"))
+    mysql_port: int = Field(3306, ge=1, le=65535, validation_alias=_names("MYSQL_PORT", "DB_PORT"))
+    mysql_user: str = Field("news_collector", validation_alias=_names("MYSQL_USER", "DB_USER"))
+    mysql_password: SecretStr = Field(SecretStr(""), validation_alias=_names("MYSQL_PASSWORD", "DB_PASSWORD"))
+    mysql_database: str = Field("crypto_prices", validation_alias=_names("MYSQL_DATABASE", "DB_NAME"))
+    db_pool_size: int = Field(15, ge=1, le=200, validation_alias=_names("DB_POOL_SIZE"))
+
+    # --- Redis (optional; never in the path of an answer) ---
+    redis_url: SecretStr | None = Field(None, validation_alias=_names("REDIS_URL"))
+    redis_host: str | None = Field(None, validation_alias=_names("REDIS_HOST"))
+    redis_port: int = Field(6379, ge=1, le=65535, validation_alias=_names("REDIS_PORT"))
+    redis_db: int = Field(0, ge=0, validation_alias=_names("REDIS_DB"))
+    redis_password: SecretStr | None = Field(None, validation_alias=_names("REDIS_PASSWORD"))
+
+    # --- upstreams ---
+    coingecko_api_key: SecretStr | None = Field(None, validation_alias=_names("COINGECKO_API_KEY"))
+    coingecko_plan: Literal["keyless", "demo", "analyst", "lite", "pro", "enterprise"] | None = Field(
+        None, validation_alias=_names("COINGECKO_PLAN"), description="default: keyless without a key, demo with one"
+    )
+    coingecko_requests_per_minute: int | None = Field(
+        None, ge=1, validation_alias=_names("COINGECKO_REQUESTS_PER_MINUTE"), description="default: the plan's"
+    )
+    coingecko_monthly_limit: int | None = Field(
+        None, ge=1, validation_alias=_names("COINGECKO_MONTHLY_LIMIT"), description="default: the plan's"
+    )
+    coingecko_base_url: str | None = Field(None, validation_alias=_names("COINGECKO_BASE_URL"), description="default: the plan's host")
+    coinbase_exchange_base_url: str = Field(
+        "https://api.exchange.coinbase.com", validation_alias=_names("COINBASE_EXCHANGE_BASE_URL")
+    )
+    coinbase_api_base_url: str = Field("https://api.coinbase.com/v2", validation_alias=_names("COINBASE_API_BASE_URL"))
+    api_timeout_s: float = Field(30.0, gt=0, le=600, validation_alias=_names("API_TIMEOUT"), description="seconds, wall")
+    max_retry_attempts: int = Field(3, ge=0, le=20, validation_alias=_names("MAX_RETRY_ATTEMPTS"))
+    circuit_breaker_failure_threshold: int = Field(5, ge=1, validation_alias=_names("CIRCUIT_BREAKER_FAILURE_THRESHOLD"))
+    circuit_breaker_timeout_s: float = Field(60.0, gt=0, validation_alias=_names("CIRCUIT_BREAKER_TIMEOUT"))
+
+    # --- collection ---
+    price_interval_s: int = Field(
+        300, ge=60, le=86_400, validation_alias=_names("PRICE_COLLECTION_INTERVAL"), description="seconds per price slot"
+    )
+    price_fast_ranks: int = Field(
+        250, ge=1, le=5_000, validation_alias=_names("PRICE_FAST_RANKS"), description="ranks polled every slot; the rest hourly"
+    )
+    history_hourly_days: int = Field(120, ge=0, le=3_650, validation_alias=_names("HISTORY_HOURLY_DAYS"))
+    history_daily_days: int = Field(400, ge=0, le=3_650, validation_alias=_names("HISTORY_DAILY_DAYS"))
+
+    # --- gateway ---
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), validation_alias=_names("CORS_ORIGINS"), description="comma-separated allow-list; '*' is refused"
+    )
+    rate_limit_requests: int = Field(
+        100, ge=1, validation_alias=_names("RATE_LIMIT_REQUESTS"), description="requests per key and window, per replica"
+    )
+    rate_limit_window_s: int = Field(60, ge=1, validation_alias=_names("RATE_LIMIT_WINDOW"), description="seconds, wall")
+    max_streams: int = Field(1_000, ge=1, validation_alias=_names("MAX_STREAMS"), description="open streams per replica")
+    api_key_master: SecretStr | None = Field(None, validation_alias=_names("API_KEY_MASTER"))
+    api_key_trading: SecretStr | None = Field(None, validation_alias=_names("API_KEY_TRADING"))
+    api_key_readonly: SecretStr | None = Field(None, validation_alias=_names("API_KEY_READONLY"))
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _split_origins(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            value = tuple(part.strip() for part in value.split(",") if part.strip())
+        if "*" in value:
+            raise ValueError("'*' would open the API to every web page; list the origins, comma-separated")
+        return value
+
+    @field_validator("api_key_master", "api_key_trading", "api_key_readonly")
+    @classmethod
+    def _refuse_published(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None:
+            return None
+        if value.get_secret_value() in PUBLISHED_KEYS:
+            raise ValueError("this key has stood in public documentation; generate a new one: crypto-data keys create")
+        if len(value.get_secret_value()) < 16:
+            raise ValueError("shorter than 16 characters; generate one: crypto-data keys create")
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_means_unset(cls, values: Any) -> Any:
+        """An empty variable (``REDIS_HOST=``) is how ConfigMaps say "not set"."""
+        return {k: v for k, v in values.items() if v != ""} if isinstance(values, dict) else values
+
+    # --- derived, in one place ---
+
+    @property
+    def state_dir(self) -> Path:
+        """What belongs to one origin: its database, archive and epoch. Live and sandbox data never mix."""
+        return self.data_dir / self.origin
+
+    @property
+    def epoch_file(self) -> Path | None:
+        """Where a sandbox node's epoch record is; live nodes have none."""
+        return self.state_dir / "epoch.json" if self.origin == "sandbox" else None
+
+    @property
+    def archive_dir(self) -> Path:
+        """Where the raw archive's segments are."""
+        return self.state_dir / "archive"
+
+    @property
+    def keys_file(self) -> Path:
+        """Where the API keys generated on first start are kept (mode 0600)."""
+        return self.data_dir / "keys.json"
+
+    @property
+    def resolved_database_url(self) -> str:
+        """The SQLAlchemy URL in use (holds the password: never print it)."""
+        if self.database_url is not None:
+            return self.database_url.get_secret_value()
+        if self.mysql_host is not None:
+            password = quote(self.mysql_password.get_secret_value(), safe="")
+            return (
+                f"mysql+pymysql://{quote(self.mysql_user, safe='')}:{password}"
+                f"@{self.mysql_host}:{self.mysql_port}/{self.mysql_database}?charset=utf8mb4"
+            )
+        return f"sqlite:///{(self.state_dir / 'node.db').absolute()}"
+
+    @property
+    def resolved_redis_url(self) -> str | None:
+        """The Redis URL in use, or None: no Redis (holds the password: never print it)."""
+        if self.redis_url is not None:
+            return self.redis_url.get_secret_value()
+        if self.redis_host is None:
+            return None
+        password = f":{quote(self.redis_password.get_secret_value(), safe='')}@" if self.redis_password else ""
+        return f"redis://{password}{self.redis_host}:{self.redis_port}/{self.redis_db}"
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Settings from the environment; ConfigError names each wrong variable, its problem and its meaning."""
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        problems = "; ".join(_explain(problem["loc"], problem["msg"]) for problem in error.errors())
+        raise ConfigError(f"{problems}. See: crypto-data config") from None
+
+
+def _explain(location: tuple[int | str, ...], message: str) -> str:
+    name = str(location[0]) if location else "settings"
+    field = Settings.model_fields.get(name)
+    if field is not None and isinstance(field.validation_alias, AliasChoices):
+        name = str(field.validation_alias.choices[0])
+    return f"{name}: {message.removeprefix('Value error, ')}"
+
+
+def ignored_names() -> dict[str, str]:
+    """The names of :data:`IGNORED` that are set in the environment, with the reason each is ignored."""
+    return {name: reason for name, reason in IGNORED.items() if name in os.environ}

@@ -1,0 +1,102 @@
+"""The one shape of every upstream endpoint: what to ask, and how to read the answer.
+
+Pure: no I/O, no clock, no Ray. An :class:`Exchange` is everything the archive keeps of a request and its answer,
+and ``Endpoint.parse`` is a function of it alone, so whatever lies downstream can be rebuilt from the archive.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+JsonScalar = str | int | float | bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to send: path relative to the source's base URL, and query parameters by the upstream's names.
+
+    ``context`` is the node's own note on the request (which slot it is for, the interval of that slot). It is
+    archived and handed to the parser but never sent. No key or secret is ever part of a Request: the transport
+    adds authentication on the wire only.
+    """
+
+    endpoint: str
+    path: str
+    params: Mapping[str, str] = field(default_factory=dict)
+    context: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A request and what the upstream answered. ``fetched_at`` is node time (ms) when the body was complete."""
+
+    request: Request
+    status: int
+    headers: Mapping[str, str]  # lower-case names
+    body: bytes
+    fetched_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row for one table, in the upstream's own identities.
+
+    ``key`` names the asset as the upstream does (``coin_id`` or ``coinbase_product``); storage resolves it to
+    ``asset_id``. ``event_version`` orders two statements about the same key from the same source (ms; the moment
+    the upstream says the value is of). ``values`` holds None where the upstream said null or nothing at all.
+    """
+
+    table: str
+    key: Mapping[str, JsonScalar]
+    values: Mapping[str, JsonScalar]
+    event_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Issue:
+    """A value that was there but cannot be true or read; the value is left NULL and this says so.
+
+    ``kind``: ``wrong_type``, ``out_of_range``, ``inconsistent``, ``duplicate``, ``unknown_id``, ``missing_id``.
+    """
+
+    kind: str
+    subject: str  # the upstream's id of what it is about
+    field: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """What a body yields. ``missing``: ids asked for that the answer silently left out."""
+
+    rows: tuple[Row, ...]
+    issues: tuple[Issue, ...] = ()
+    missing: tuple[str, ...] = ()
+
+
+class Endpoint(ABC):
+    """One upstream endpoint. Subclasses are stateless; the registry in ``sources/__init__.py`` holds one of each."""
+
+    #: "<source>.<endpoint>", e.g. "coingecko.markets"
+    name: ClassVar[str]
+    #: rises whenever parse() gives other rows for the same exchange; part of the total order of writes
+    parser_version: ClassVar[int] = 1
+    #: the upstream account whose budget a call spends
+    account: ClassVar[str]
+    #: credits one call costs
+    cost: ClassVar[int] = 1
+
+    @abstractmethod
+    def request(self, *args: Any, **kwargs: Any) -> Request:
+        """The request for the given arguments (each endpoint documents its own)."""
+
+    @abstractmethod
+    def parse(self, exchange: Exchange) -> Parsed:
+        """Rows of a complete answer.
+
+        Raises RateLimited, UpstreamUnavailable or UpstreamRejected for error statuses and envelopes, and
+        MalformedPayload for a body that is not what the endpoint documents; never returns part of a broken body.
+        """

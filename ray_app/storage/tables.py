@@ -1,0 +1,305 @@
+"""The tables, declared once. Alembic's chain builds them; ``crypto-data db check`` compares a database with this.
+
+Conventions, without exception:
+
+* Times are ``BIGINT`` milliseconds since the epoch, UTC. The views for direct consumers show them as ISO text.
+* Prices and amounts are ``DOUBLE`` (a DECIMAL(20,8) cannot hold a price below 1e-8); percent is percent, USD is USD.
+* NULL means the upstream did not say. Nothing is ever 0 for want of a value.
+* Every table of upstream values ends with the **order columns** ``event_version, fetched_at, parser_version,
+  payload_hash``: the total order under which a write wins (storage/upsert.py), and at once its provenance:
+  ``fetched_at`` is when this node took the value in, ``payload_hash`` names the archived body it was parsed from.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Double,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.dialects import mysql
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+MYSQL = {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4", "mysql_collate": "utf8mb4_bin"}
+
+#: The total order of writes, most significant first. Kept last in each table: MySQL assigns left to right.
+ORDER_COLUMNS = ("event_version", "fetched_at", "parser_version", "payload_hash")
+
+
+def _code(length: int) -> String:
+    """Short ASCII identifiers, compared byte by byte on every database."""
+    return String(length).with_variant(mysql.VARCHAR(length, charset="ascii", collation="ascii_bin"), "mysql", "mariadb")
+
+
+def _blob() -> LargeBinary:
+    return LargeBinary().with_variant(mysql.MEDIUMBLOB(), "mysql", "mariadb")
+
+
+def _order_columns() -> list[Column[object]]:
+    return [
+        Column("event_version", BigInteger, nullable=False, comment="ms: the moment the upstream says the value is of"),
+        Column("fetched_at", BigInteger, nullable=False, comment="ms: when this node took it in"),
+        Column("parser_version", Integer, nullable=False),
+        Column("payload_hash", _code(64), nullable=False, comment="SHA-256 of the archived body, hex"),
+    ]
+
+
+# --- what the node knows of the market ----------------------------------------------------------------------
+
+crypto_assets = Table(
+    "crypto_assets",
+    metadata,
+    Column("asset_id", Integer, primary_key=True, autoincrement=False),
+    Column("symbol", String(32), nullable=False, comment="upper case; not unique: tickers are reused"),
+    Column("coin_id", String(150), nullable=False, comment="CoinGecko id"),
+    Column("name", String(300), nullable=False),
+    Column("coinbase_product", _code(40), comment="Coinbase Exchange product in USD; NULL: no venue"),
+    Column("market_cap_rank", Integer),
+    Column("status", _code(16), nullable=False, comment="active, renamed, merged, inactive"),
+    Column("valid_from", BigInteger, comment="ms; NULL: before the node's horizon"),
+    Column("valid_to", BigInteger, comment="ms; NULL: still valid"),
+    Column("successor_coin_id", String(150), comment="where holders went at valid_to"),
+    Column("successor_ratio", Double, comment="units of the successor per unit of this asset"),
+    Column("updated_at", BigInteger, nullable=False),
+    UniqueConstraint("coin_id"),
+    Index(None, "symbol"),
+    **MYSQL,
+)
+
+price_data_real = Table(
+    "price_data_real",
+    metadata,
+    Column("asset_id", Integer, primary_key=True, autoincrement=False),
+    Column("slot", BigInteger, primary_key=True, autoincrement=False, comment="ms: start of the slot polled for"),
+    Column("source", _code(32), primary_key=True, comment="endpoint, e.g. coingecko.markets"),
+    Column("interval_s", Integer, nullable=False, comment="length of the slot, seconds"),
+    Column("event_time", BigInteger, nullable=False, comment="ms: when the upstream says the price was"),
+    Column("known_at", BigInteger, nullable=False, comment="ms: when a consumer of this node could know it"),
+    Column("current_price", Double, nullable=False, comment="USD"),
+    Column("price_change_24h", Double, comment="USD"),
+    Column("price_change_percentage_24h", Double, comment="percent"),
+    Column("market_cap", Double, comment="USD"),
+    Column("market_cap_rank", Integer),
+    Column("fully_diluted_valuation", Double, comment="USD"),
+    Column("volume_usd_24h", Double, comment="USD, rolling 24 h"),
+    Column("high_24h", Double, comment="USD"),
+    Column("low_24h", Double, comment="USD"),
+    Column("open_24h", Double, comment="USD: current_price - price_change_24h"),
+    Column("circulating_supply", Double),
+    Column("total_supply", Double),
+    Column("max_supply", Double),
+    Column("ath", Double, comment="USD"),
+    Column("ath_date", BigInteger, comment="ms"),
+    Column("atl", Double, comment="USD"),
+    Column("atl_date", BigInteger, comment="ms"),
+    *_order_columns(),
+    Index(None, "slot"),
+    **MYSQL,
+)
+
+ohlc_data = Table(
+    "ohlc_data",
+    metadata,
+    Column("asset_id", Integer, primary_key=True, autoincrement=False),
+    Column("venue", _code(16), primary_key=True, comment="coinbase, coingecko"),
+    Column("interval_s", Integer, primary_key=True, autoincrement=False, comment="seconds; never mixed"),
+    Column("open_time", BigInteger, primary_key=True, autoincrement=False, comment="ms"),
+    Column(
+        "version",
+        BigInteger,
+        primary_key=True,
+        autoincrement=False,
+        comment="content hash of the five values: a revision is another row, the current one is the last in order",
+    ),
+    Column("known_at", BigInteger, nullable=False, comment="ms: earliest time a consumer could know this version"),
+    Column("open_price", Double, nullable=False, comment="USD"),
+    Column("high_price", Double, nullable=False, comment="USD"),
+    Column("low_price", Double, nullable=False, comment="USD"),
+    Column("close_price", Double, nullable=False, comment="USD"),
+    Column("volume", Double, comment="base units traded in the bar; NULL: the venue does not say"),
+    *_order_columns(),
+    **MYSQL,
+)
+
+market_data = Table(
+    "market_data",
+    metadata,
+    Column("source", _code(32), primary_key=True),
+    Column("event_time", BigInteger, primary_key=True, autoincrement=False, comment="ms"),
+    Column("known_at", BigInteger, nullable=False, comment="ms"),
+    Column("total_market_cap_usd", Double),
+    Column("total_volume_usd", Double, comment="rolling 24 h"),
+    Column("btc_dominance_pct", Double),
+    Column("eth_dominance_pct", Double),
+    Column("market_cap_change_percentage_24h", Double, comment="percent"),
+    Column("active_cryptocurrencies", Integer),
+    Column("markets", Integer),
+    *_order_columns(),
+    **MYSQL,
+)
+
+# --- what was asked, and what came back ---------------------------------------------------------------------
+
+fetches = Table(
+    "fetches",
+    metadata,
+    Column("fetch_id", BigInteger, primary_key=True, autoincrement=False, comment="time-ordered, made by the archive"),
+    Column("source", _code(48), nullable=False, comment="endpoint name"),
+    Column("collector", _code(32), nullable=False),
+    Column("request", Text, nullable=False, comment="JSON: path, params, context; never a key"),
+    Column("status", Integer, nullable=False, comment="HTTP status"),
+    Column("fetched_at", BigInteger, nullable=False, comment="ms"),
+    Column("payload_hash", _code(64), nullable=False),
+    Column("payload_bytes", Integer, nullable=False),
+    Column("segment", _code(120), nullable=False, comment="archive segment, relative path"),
+    Column("position", BigInteger, nullable=False, comment="byte offset of the record's frame in the segment"),
+    Column("outcome", _code(16), nullable=False, comment="ok, not_modified, rejected, rate_limited, unavailable, malformed"),
+    Column("rows", Integer, nullable=False, comment="rows the body yielded"),
+    Column("error", Text),
+    Index(None, "source", "fetched_at"),
+    Index(None, "payload_hash"),
+    **MYSQL,
+)
+
+dead_letters = Table(
+    "dead_letters",
+    metadata,
+    Column("payload_hash", _code(64), primary_key=True),
+    Column("source", _code(48), primary_key=True),
+    Column("parser_version", Integer, nullable=False),
+    Column("fetched_at", BigInteger, nullable=False),
+    Column("error", Text, nullable=False),
+    **MYSQL,
+)
+
+data_quality_events = Table(
+    "data_quality_events",
+    metadata,
+    Column("payload_hash", _code(64), primary_key=True),
+    Column("kind", _code(24), primary_key=True),
+    Column("subject", String(150), primary_key=True, comment="the upstream's id of what it is about"),
+    Column("field", String(64), primary_key=True),
+    Column("source", _code(48), nullable=False),
+    Column("fetched_at", BigInteger, nullable=False),
+    Column("detail", Text, nullable=False),
+    Index(None, "fetched_at"),
+    **MYSQL,
+)
+
+# --- what was expected, what is owed, who may act -----------------------------------------------------------
+
+collection_schedules = Table(
+    "collection_schedules",
+    metadata,
+    Column("dataset", _code(32), primary_key=True, comment="prices, candles-300, candles-3600, candles-86400"),
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("definition", Text, nullable=False, comment="JSON: interval, grace, tiers, horizon"),
+    Column("valid_from", BigInteger, nullable=False, comment="ms: first slot this version expects"),
+    Column("valid_to", BigInteger, comment="ms; NULL: in force"),
+    **MYSQL,
+)
+
+collection_gaps = Table(
+    "collection_gaps",
+    metadata,
+    Column("dataset", _code(32), primary_key=True),
+    Column("asset_id", Integer, primary_key=True, autoincrement=False),
+    Column("start", BigInteger, primary_key=True, autoincrement=False, comment="ms, first slot"),
+    Column("end", BigInteger, nullable=False, comment="ms, first slot after the range"),
+    Column("state", _code(16), nullable=False, comment="owed, confirmed_empty, unrepairable, repaired"),
+    Column("reason", Text),
+    Column("detected_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    Index(None, "dataset", "state"),
+    **MYSQL,
+)
+
+collector_runs = Table(
+    "collector_runs",
+    metadata,
+    Column("collector", _code(32), primary_key=True),
+    Column("started_at", BigInteger, comment="ms: last run's start"),
+    Column("succeeded_at", BigInteger, comment="ms: end of the last run that stored something or owed nothing"),
+    Column("next_run_at", BigInteger),
+    Column("last_event_time", BigInteger, comment="ms: newest event time stored by it"),
+    Column("runs", BigInteger, nullable=False),
+    Column("failures", BigInteger, nullable=False),
+    Column("last_error", Text),
+    Column("last_error_at", BigInteger),
+    **MYSQL,
+)
+
+collector_leases = Table(
+    "collector_leases",
+    metadata,
+    Column("name", _code(64), primary_key=True),
+    Column("holder", String(120), nullable=False),
+    Column("token", BigInteger, nullable=False, comment="fence: rises with every change of holder"),
+    Column("expires_at", BigInteger, nullable=False, comment="ms"),
+    **MYSQL,
+)
+
+provider_budgets = Table(
+    "provider_budgets",
+    metadata,
+    Column("account", _code(32), primary_key=True),
+    Column("theoretical_arrival", BigInteger, nullable=False, comment="ms: GCRA state of the rate limit"),
+    Column("paused_until", BigInteger, nullable=False, comment="ms: ordered by Retry-After"),
+    **MYSQL,
+)
+
+quota_ledger = Table(
+    "quota_ledger",
+    metadata,
+    Column("account", _code(32), primary_key=True),
+    Column("month", Integer, primary_key=True, autoincrement=False, comment="yyyymm, UTC"),
+    Column("spent", BigInteger, nullable=False, comment="credits reserved this month"),
+    **MYSQL,
+)
+
+outbox_heads = Table(
+    "outbox_heads",
+    metadata,
+    Column("channel", _code(32), primary_key=True),
+    Column("seq", BigInteger, nullable=False, comment="last sequence number given out; dense per channel"),
+    **MYSQL,
+)
+
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("channel", _code(32), primary_key=True),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("body", _blob(), nullable=False, comment="the event, JSON bytes"),
+    Index(None, "created_at"),
+    **MYSQL,
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("key_id", _code(16), primary_key=True, comment="public part of the key"),
+    Column("name", String(120), nullable=False),
+    Column("level", _code(16), nullable=False, comment="readonly, trading, master"),
+    Column("secret_hash", _code(64), nullable=False, comment="SHA-256 of the whole key, hex (keys are 256 random bits)"),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger),
+    Column("revoked_at", BigInteger),
+    **MYSQL,
+)
