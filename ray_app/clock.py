@@ -76,11 +76,25 @@ class WallClock(Clock):
 
 @dataclass(frozen=True)
 class Epoch:
-    """Where a scaled node's time began: node time = node_start_ms + (wall - wall_start_ms) × scale."""
+    """Where a sandbox node's time began: node time = node_start_ms + (wall - wall_start_ms) × scale.
+
+    ``first_node_ms`` is the node time of the very first start. It stays when a new scale gives the record a new
+    beginning: a replayed market is shifted by it, and must not move.
+    """
 
     wall_start_ms: int
     node_start_ms: int
     scale: float
+    first_node_ms: int
+
+    @classmethod
+    def begin(cls, wall_ms: int, scale: float) -> Epoch:
+        """A node whose time starts as the wall clock's and runs ``scale`` times as fast."""
+        return cls(wall_ms, wall_ms, scale, wall_ms)
+
+    def rescaled(self, wall_ms: int, scale: float) -> Epoch:
+        """The same node time going on from ``wall_ms`` at another pace: never a jump."""
+        return Epoch(wall_ms, self.node_ms(wall_ms), scale, self.first_node_ms)
 
     def node_ms(self, wall_ms: float) -> int:
         """Node time at a wall time."""

@@ -8,6 +8,7 @@ Conventions, without exception:
 * Every table of upstream values ends with the **order columns** ``event_version, fetched_at, parser_version,
   payload_hash``: the total order under which a write wins (storage/upsert.py), and at once its provenance:
   ``fetched_at`` is when this node took the value in, ``payload_hash`` names the archived body it was parsed from.
+* ``Table.info["earliest"]`` names columns that keep the smallest value ever written, whatever the order.
 """
 
 from __future__ import annotations
@@ -133,6 +134,7 @@ ohlc_data = Table(
     Column("close_price", Double, nullable=False, comment="USD"),
     Column("volume", Double, comment="base units traded in the bar; NULL: the venue does not say"),
     *_order_columns(),
+    info={"earliest": ("known_at",)},
     **MYSQL,
 )
 
