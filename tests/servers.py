@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pymysql
 import pytest
-import redis
 
 
 def free_port() -> int:
@@ -91,15 +90,12 @@ def redis_server(directory: Path) -> Iterator[int]:
         stdout=subprocess.DEVNULL,
     )
 
-    def ping() -> bool:
-        try:
-            with redis.Redis(port=port) as client:
-                return bool(client.ping())
-        except redis.ConnectionError:
-            return False
+    def listening() -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
 
     try:
-        wait_until(ping, 20, "Redis")
+        wait_until(listening, 20, "Redis")
         yield port
     finally:
         server.terminate()
