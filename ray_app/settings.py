@@ -49,9 +49,13 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_file=".env", extra="ignore", populate_by_name=True, frozen=True)
 
     # --- the node ---
-    data_dir: Path = Field(Path("data"), validation_alias=_names("DATA_DIR"), description="where the node keeps its files")
+    data_dir: Path = Field(
+        Path("data"), validation_alias=_names("DATA_DIR"), description="where the node keeps its files"
+    )
     origin: Origin = Field(
-        "live", validation_alias=_names("DATA_ORIGIN"), description="live upstreams, or the sandbox (own database)"
+        "live",
+        validation_alias=_names("DATA_ORIGIN"),
+        description="live upstreams, or the sandbox (own database)",
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", validation_alias=_names("LOG_LEVEL"))
     ray_namespace: str = Field("crypto-data", validation_alias=_names("RAY_NAMESPACE"))
@@ -63,7 +67,9 @@ class Settings(BaseSettings):
 
     # --- database ---
     database_url: SecretStr | None = Field(
-        None, validation_alias=_names("DATABASE_URL"), description="SQLAlchemy URL; beats MYSQL_*; default SQLite"
+        None,
+        validation_alias=_names("DATABASE_URL"),
+        description="SQLAlchemy URL; beats MYSQL_*; default SQLite",
     )
     mysql_host: str | None = Field(None, validation_alias=_names("MYSQL_HOST", "DB_HOST"))
     mysql_port: int = Field(3306, ge=1, le=65535, validation_alias=_names("MYSQL_PORT", "DB_PORT"))
@@ -82,30 +88,49 @@ class Settings(BaseSettings):
     # --- upstreams ---
     coingecko_api_key: SecretStr | None = Field(None, validation_alias=_names("COINGECKO_API_KEY"))
     coingecko_plan: Literal["keyless", "demo", "analyst", "lite", "pro", "enterprise"] | None = Field(
-        None, validation_alias=_names("COINGECKO_PLAN"), description="default: keyless without a key, demo with one"
+        None,
+        validation_alias=_names("COINGECKO_PLAN"),
+        description="default: keyless without a key, demo with one",
     )
     coingecko_requests_per_minute: int | None = Field(
-        None, ge=1, validation_alias=_names("COINGECKO_REQUESTS_PER_MINUTE"), description="default: the plan's"
+        None,
+        ge=1,
+        validation_alias=_names("COINGECKO_REQUESTS_PER_MINUTE"),
+        description="default: the plan's",
     )
     coingecko_monthly_limit: int | None = Field(
         None, ge=1, validation_alias=_names("COINGECKO_MONTHLY_LIMIT"), description="default: the plan's"
     )
-    coingecko_base_url: str | None = Field(None, validation_alias=_names("COINGECKO_BASE_URL"), description="default: the plan's host")
+    coingecko_base_url: str | None = Field(
+        None, validation_alias=_names("COINGECKO_BASE_URL"), description="default: the plan's host"
+    )
     coinbase_exchange_base_url: str = Field(
         "https://api.exchange.coinbase.com", validation_alias=_names("COINBASE_EXCHANGE_BASE_URL")
     )
     coinbase_api_base_url: str = Field("https://api.coinbase.com/v2", validation_alias=_names("COINBASE_API_BASE_URL"))
-    api_timeout_s: float = Field(30.0, gt=0, le=600, validation_alias=_names("API_TIMEOUT"), description="seconds, wall")
+    api_timeout_s: float = Field(
+        30.0, gt=0, le=600, validation_alias=_names("API_TIMEOUT"), description="seconds, wall"
+    )
     max_retry_attempts: int = Field(3, ge=0, le=20, validation_alias=_names("MAX_RETRY_ATTEMPTS"))
-    circuit_breaker_failure_threshold: int = Field(5, ge=1, validation_alias=_names("CIRCUIT_BREAKER_FAILURE_THRESHOLD"))
+    circuit_breaker_failure_threshold: int = Field(
+        5, ge=1, validation_alias=_names("CIRCUIT_BREAKER_FAILURE_THRESHOLD")
+    )
     circuit_breaker_timeout_s: float = Field(60.0, gt=0, validation_alias=_names("CIRCUIT_BREAKER_TIMEOUT"))
 
     # --- collection ---
     price_interval_s: int = Field(
-        300, ge=60, le=86_400, validation_alias=_names("PRICE_COLLECTION_INTERVAL"), description="seconds per price slot"
+        300,
+        ge=60,
+        le=86_400,
+        validation_alias=_names("PRICE_COLLECTION_INTERVAL"),
+        description="seconds per price slot",
     )
     price_fast_ranks: int = Field(
-        250, ge=1, le=5_000, validation_alias=_names("PRICE_FAST_RANKS"), description="ranks polled every slot; the rest hourly"
+        250,
+        ge=1,
+        le=5_000,
+        validation_alias=_names("PRICE_FAST_RANKS"),
+        description="ranks polled every slot; the rest hourly",
     )
     history_hourly_days: int = Field(120, ge=0, le=3_650, validation_alias=_names("HISTORY_HOURLY_DAYS"))
     history_daily_days: int = Field(400, ge=0, le=3_650, validation_alias=_names("HISTORY_DAILY_DAYS"))
@@ -115,10 +140,17 @@ class Settings(BaseSettings):
         (), validation_alias=_names("CORS_ORIGINS"), description="comma-separated allow-list; '*' is refused"
     )
     rate_limit_requests: int = Field(
-        100, ge=1, validation_alias=_names("RATE_LIMIT_REQUESTS"), description="requests per key and window, per replica"
+        100,
+        ge=1,
+        validation_alias=_names("RATE_LIMIT_REQUESTS"),
+        description="requests per key and window, per replica",
     )
-    rate_limit_window_s: int = Field(60, ge=1, validation_alias=_names("RATE_LIMIT_WINDOW"), description="seconds, wall")
-    max_streams: int = Field(1_000, ge=1, validation_alias=_names("MAX_STREAMS"), description="open streams per replica")
+    rate_limit_window_s: int = Field(
+        60, ge=1, validation_alias=_names("RATE_LIMIT_WINDOW"), description="seconds, wall"
+    )
+    max_streams: int = Field(
+        1_000, ge=1, validation_alias=_names("MAX_STREAMS"), description="open streams per replica"
+    )
     api_key_master: SecretStr | None = Field(None, validation_alias=_names("API_KEY_MASTER"))
     api_key_trading: SecretStr | None = Field(None, validation_alias=_names("API_KEY_TRADING"))
     api_key_readonly: SecretStr | None = Field(None, validation_alias=_names("API_KEY_READONLY"))

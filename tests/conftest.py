@@ -47,7 +47,10 @@ def mariadb_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 def mariadb_url(mariadb_port: int) -> Iterator[str]:
     """The SQLAlchemy URL of a fresh, empty MariaDB database."""
     name = f"t{next(_numbers)}"
-    with pymysql.connect(host="127.0.0.1", port=mariadb_port, user="node", password="node") as admin, admin.cursor() as cursor:
+    with (
+        pymysql.connect(host="127.0.0.1", port=mariadb_port, user="node", password="node") as admin,
+        admin.cursor() as cursor,
+    ):
         cursor.execute(f"CREATE DATABASE {name} CHARACTER SET utf8mb4")
         yield f"mysql+pymysql://node:node@127.0.0.1:{mariadb_port}/{name}?charset=utf8mb4"
         cursor.execute(f"DROP DATABASE {name}")
@@ -71,4 +74,3 @@ def redis_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """One real Redis server for the whole run."""
     with redis_server(tmp_path_factory.mktemp("redis")) as port:
         yield port
-

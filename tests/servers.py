@@ -43,20 +43,45 @@ def wait_until(condition: Callable[[], object], timeout_s: float = 30.0, what: s
 def mariadb_server(directory: Path) -> Iterator[int]:
     """A MariaDB server for the block; yields its port. User ``node``, password ``node``, may create databases."""
     mariadbd, install = shutil.which("mariadbd") or "/usr/sbin/mariadbd", shutil.which("mariadb-install-db")
-    require(Path(mariadbd).exists() and install is not None, "mariadb-server is not installed (apt-get install mariadb-server)")
-    data, port, socket_path = directory / "mysql", free_port(), f"/tmp/crypto-test-{os.getpid()}-{free_port()}.sock"  # noqa: S108
+    require(
+        Path(mariadbd).exists() and install is not None,
+        "mariadb-server is not installed (apt-get install mariadb-server)",
+    )
+    data, port, socket_path = (
+        directory / "mysql",
+        free_port(),
+        f"/tmp/crypto-test-{os.getpid()}-{free_port()}.sock",
+    )
     user = ["--user=root"] if os.geteuid() == 0 else []
     subprocess.run(
-        [str(install), "--no-defaults", f"--datadir={data}", "--auth-root-authentication-method=normal", "--skip-test-db", *user],
-        check=True, capture_output=True,
+        [
+            str(install),
+            "--no-defaults",
+            f"--datadir={data}",
+            "--auth-root-authentication-method=normal",
+            "--skip-test-db",
+            *user,
+        ],
+        check=True,
+        capture_output=True,
     )
     log = (directory / "mariadb.log").open("wb")
     server = subprocess.Popen(
         [
-            mariadbd, "--no-defaults", f"--datadir={data}", f"--port={port}", f"--socket={socket_path}", "--bind-address=127.0.0.1",
-            "--innodb-buffer-pool-size=128M", "--innodb-flush-log-at-trx-commit=2", "--skip-log-bin", "--max-connections=200", *user,
+            mariadbd,
+            "--no-defaults",
+            f"--datadir={data}",
+            f"--port={port}",
+            f"--socket={socket_path}",
+            "--bind-address=127.0.0.1",
+            "--innodb-buffer-pool-size=128M",
+            "--innodb-flush-log-at-trx-commit=2",
+            "--skip-log-bin",
+            "--max-connections=200",
+            *user,
         ],
-        stdout=subprocess.DEVNULL, stderr=log,
+        stdout=subprocess.DEVNULL,
+        stderr=log,
     )
     try:
         wait_until(lambda: _answers(socket_path) or server.poll() is not None, 60, "MariaDB")
@@ -86,7 +111,19 @@ def redis_server(directory: Path) -> Iterator[int]:
     require(binary is not None, "redis-server is not installed (apt-get install redis-server)")
     port = free_port()
     server = subprocess.Popen(
-        [str(binary), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(directory), "--save", "", "--appendonly", "no"],
+        [
+            str(binary),
+            "--port",
+            str(port),
+            "--bind",
+            "127.0.0.1",
+            "--dir",
+            str(directory),
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+        ],
         stdout=subprocess.DEVNULL,
     )
 
