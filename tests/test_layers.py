@@ -1,0 +1,113 @@
+"""The data flows one way through the packages, and Ray stays at the edges."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "ray_app"
+
+#: what each part may import of ours; nothing else
+FOUNDATION = {"errors", "clock", "settings"}
+MAY_IMPORT: dict[str, set[str]] = {
+    "errors": set(),
+    "clock": {"errors"},
+    "settings": {"errors"},
+    "assets": {"errors", "clock"},
+    "sources": {"errors", "clock"},
+    "storage": FOUNDATION | {"assets"},
+    "collection": FOUNDATION | {"assets", "sources", "storage"},
+    "health": FOUNDATION | {"assets", "storage", "collection"},
+    "serving": FOUNDATION | {"assets", "sources", "storage", "collection", "health"},
+    "sandbox": FOUNDATION | {"assets"},
+}
+
+#: the only modules that may import ray
+RAY_EDGES = {
+    "ray_app/collection/actors.py",
+    "ray_app/collection/supervisor.py",
+    "ray_app/collection/serve_app.py",
+    "ray_app/serving/apps.py",
+}
+
+
+def modules() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def imports_of(path: Path) -> set[str]:
+    """Every absolute module name imported anywhere in the file."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path}: relative import"
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def part_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("part", sorted(MAY_IMPORT))
+def test_a_part_imports_only_what_lies_before_it(part):
+    for path in modules():
+        if part_of(path) != part:
+            continue
+        for name in imports_of(path):
+            if name.startswith("ray_app."):
+                other = name.split(".")[1]
+                assert other == part or other in MAY_IMPORT[part], f"{path.relative_to(ROOT)} imports {name}"
+
+
+def test_only_the_edges_import_ray():
+    importing = {
+        str(path.relative_to(ROOT))
+        for path in modules()
+        if any(name == "ray" or name.startswith("ray.") for name in imports_of(path)) and part_of(path) != "node"
+    }
+    assert importing <= RAY_EDGES
+
+
+def test_everything_but_the_edges_imports_where_ray_is_not_installed():
+    names = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for path in modules()
+        if str(path.relative_to(ROOT)) not in RAY_EDGES and "migrations" not in path.parts
+    ]
+    program = (
+        "import sys, importlib\n"
+        "sys.modules['ray'] = None\n"
+        f"for name in {names!r}: importlib.import_module(name)\n"
+        "print('imported', len(sys.modules))"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("imported")
+
+
+def test_nothing_but_the_clock_asks_for_the_time():
+    """datetime.now, time.time and friends live in ray_app/clock.py; measuring a duration may use time.monotonic."""
+    forbidden = {
+        ("datetime", "now"),
+        ("datetime", "utcnow"),
+        ("datetime", "today"),
+        ("time", "time"),
+        ("time", "time_ns"),
+    }
+    for path in modules():
+        if path.name == "clock.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                assert (node.value.id, node.attr) not in forbidden, (
+                    f"{path.relative_to(ROOT)}:{node.lineno} asks for the time"
+                )
