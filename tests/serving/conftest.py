@@ -1,0 +1,28 @@
+"""A migrated database to read from and write to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from ray_app.storage.engine import Database
+from ray_app.storage.tables import metadata
+
+
+@pytest.fixture
+def db(database_url: str) -> Iterator[Database]:
+    """An empty, migrated database, on SQLite and on MariaDB in turn."""
+    database = Database(database_url)
+    database.run(metadata.create_all)
+    yield database
+    database.dispose()
+
+
+@pytest.fixture
+def sqlite_db(sqlite_url: str) -> Iterator[Database]:
+    """An empty, migrated SQLite database: for tests whose subject is not the database."""
+    database = Database(sqlite_url)
+    database.run(metadata.create_all)
+    yield database
+    database.dispose()
