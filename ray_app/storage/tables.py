@@ -2,7 +2,8 @@
 
 Conventions, without exception:
 
-* Times are ``BIGINT`` milliseconds since the epoch, UTC. The views for direct consumers show them as ISO text.
+* Times are ``BIGINT`` milliseconds since the epoch, UTC. The views for direct consumers show them as ISO text on
+  SQLite and as DATETIME(6), UTC whatever the session's time zone, on MySQL and MariaDB.
 * Prices and amounts are ``DOUBLE`` (a DECIMAL(20,8) cannot hold a price below 1e-8); percent is percent, USD is USD.
 * NULL means the upstream did not say. Nothing is ever 0 for want of a value.
 * Every table of upstream values ends with the **order columns** ``event_version, fetched_at, parser_version,
@@ -12,6 +13,8 @@ Conventions, without exception:
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -36,7 +39,7 @@ metadata = MetaData(
     }
 )
 
-MYSQL = {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4", "mysql_collate": "utf8mb4_bin"}
+MYSQL: dict[str, Any] = {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4", "mysql_collate": "utf8mb4_bin"}
 
 #: The total order of writes, most significant first. Kept last in each table: MySQL assigns left to right.
 ORDER_COLUMNS = ("event_version", "fetched_at", "parser_version", "payload_hash")
@@ -44,7 +47,9 @@ ORDER_COLUMNS = ("event_version", "fetched_at", "parser_version", "payload_hash"
 
 def _code(length: int) -> String:
     """Short ASCII identifiers, compared byte by byte on every database."""
-    return String(length).with_variant(mysql.VARCHAR(length, charset="ascii", collation="ascii_bin"), "mysql", "mariadb")
+    return String(length).with_variant(
+        mysql.VARCHAR(length, charset="ascii", collation="ascii_bin"), "mysql", "mariadb"
+    )
 
 
 def _blob() -> LargeBinary:
@@ -127,14 +132,20 @@ ohlc_data = Table(
         autoincrement=False,
         comment="content hash of the five values: a revision is another row, the current one is the last in order",
     ),
-    Column("known_at", BigInteger, nullable=False, comment="ms: earliest time a consumer could know this version"),
+    Column("known_at", BigInteger, nullable=False, comment="ms: when the venue's first statement of the bar is public"),
+    Column(
+        "first_seen_at",
+        BigInteger,
+        nullable=False,
+        comment="ms: first fetch of this version; a version that is not the bar's first is known only from here",
+    ),
     Column("open_price", Double, nullable=False, comment="USD"),
     Column("high_price", Double, nullable=False, comment="USD"),
     Column("low_price", Double, nullable=False, comment="USD"),
     Column("close_price", Double, nullable=False, comment="USD"),
     Column("volume", Double, comment="base units traded in the bar; NULL: the venue does not say"),
     *_order_columns(),
-    info={"earliest": ("known_at",)},
+    info={"earliest": ("known_at", "first_seen_at")},
     **MYSQL,
 )
 
@@ -170,10 +181,13 @@ fetches = Table(
     Column("payload_bytes", Integer, nullable=False),
     Column("segment", _code(120), nullable=False, comment="archive segment, relative path"),
     Column("position", BigInteger, nullable=False, comment="byte offset of the record's frame in the segment"),
-    Column("outcome", _code(16), nullable=False, comment="ok, not_modified, rejected, rate_limited, unavailable, malformed"),
-    Column("rows", Integer, nullable=False, comment="rows the body yielded"),
+    Column(
+        "outcome", _code(16), nullable=False, comment="ok, not_modified, rejected, rate_limited, unavailable, malformed"
+    ),
+    Column("row_count", Integer, nullable=False, comment="rows the body yielded"),
     Column("error", Text),
     Index(None, "source", "fetched_at"),
+    Index(None, "fetched_at"),
     Index(None, "payload_hash"),
     **MYSQL,
 )
@@ -228,6 +242,7 @@ collection_gaps = Table(
     Column("detected_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
     Index(None, "dataset", "state"),
+    Index(None, "dataset", "end"),  # the ledger is read by window: ranges that end after its start
     **MYSQL,
 )
 
@@ -299,9 +314,32 @@ api_keys = Table(
     Column("key_id", _code(16), primary_key=True, comment="public part of the key"),
     Column("name", String(120), nullable=False),
     Column("level", _code(16), nullable=False, comment="readonly, trading, master"),
-    Column("secret_hash", _code(64), nullable=False, comment="SHA-256 of the whole key, hex (keys are 256 random bits)"),
+    Column(
+        "secret_hash", _code(64), nullable=False, comment="SHA-256 of the whole key, hex (keys are 256 random bits)"
+    ),
     Column("created_at", BigInteger, nullable=False),
     Column("expires_at", BigInteger),
     Column("revoked_at", BigInteger),
     **MYSQL,
 )
+
+# --- for consumers that read SQL directly -------------------------------------------------------------------
+
+_PRICE_VIEW = (
+    *("symbol", "coin_id", "name", "asset_id", "slot", "timestamp", "timestamp_iso", "collection_interval"),
+    *("data_source", "current_price", "price_change_24h", "price_change_percentage_24h", "market_cap"),
+    *("market_cap_rank", "fully_diluted_valuation", "volume_usd_24h", "high_24h", "low_24h", "open_24h"),
+    *("circulating_supply", "total_supply", "max_supply", "ath", "ath_date", "atl", "atl_date", "known_at"),
+    *("ingested_at", "payload_hash"),
+)
+
+#: Views and their columns, in order; the migrations hold their text. ``timestamp`` is ms, the upstream's event time.
+VIEWS: dict[str, tuple[str, ...]] = {
+    "crypto_prices_view": _PRICE_VIEW,
+    "price_current": _PRICE_VIEW,
+    "ohlc_current": (
+        *("symbol", "coin_id", "name", "asset_id", "venue", "interval_s", "open_time", "timestamp_iso"),
+        *("open_price", "high_price", "low_price", "close_price", "volume", "known_at", "ingested_at", "version"),
+        "payload_hash",
+    ),
+}
