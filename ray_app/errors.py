@@ -6,9 +6,25 @@ endpoint, never by URL with its key.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # only a name for the type checker: nothing here depends on the sources
+    from ray_app.sources.base import Exchange
+
 
 class CryptoDataError(Exception):
     """Root of the tree; catching it catches everything the node raises on purpose."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Survive pickling (Ray carries errors between processes) whatever a subclass's constructor takes."""
+        return _restored, (type(self), self.args, self.__dict__)
+
+
+def _restored(kind: type[CryptoDataError], args: tuple[Any, ...], state: dict[str, Any]) -> CryptoDataError:
+    error = kind.__new__(kind)
+    error.args = args
+    error.__dict__.update(state)
+    return error
 
 
 class ConfigError(CryptoDataError):
@@ -19,7 +35,12 @@ class ConfigError(CryptoDataError):
 
 
 class UpstreamError(CryptoDataError):
-    """An upstream did not give what was asked. ``endpoint`` is a name such as ``coingecko.markets``."""
+    """An upstream did not give what was asked. ``endpoint`` is a name such as ``coingecko.markets``.
+
+    ``exchange`` is the last complete answer behind the error, where there was one.
+    """
+
+    exchange: Exchange | None = None
 
     def __init__(self, endpoint: str, message: str) -> None:
         super().__init__(f"{endpoint}: {message}")

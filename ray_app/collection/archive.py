@@ -1,0 +1,414 @@
+"""The raw archive: every upstream answer exactly as it came, in append-only compressed segments.
+
+Layout: ``<root>/<endpoint>/<YYYYMMDDTHH>.<writer>.zst`` (UTC hour of ``fetched_at``), one file per writing process,
+with an index ``….idx`` beside it that can always be rebuilt. A segment is a valid zstd file: ``zstdcat`` shows it.
+A record is
+
+* a zstd *skippable frame* of 40 bytes holding our header: tag, version, fetch id, length and CRC-32 of the next
+  frame, CRC-32 of the header itself;
+* one zstd frame: a line of JSON (request, status, headers, fetched_at, collector, fetch id), the body, a newline.
+
+What the promise is: when :meth:`Archive.append` has returned, the record survives the death of the process (it is with
+the operating system). It is forced to the disk (fdatasync) as soon as ``sync_ms`` of node time have passed since the
+segment's last one, and on roll-over and close: records that come less often than that are each on disk at once, a
+burst loses at most its last ``sync_ms`` when the machine itself dies. A killed writer leaves at most one torn record at
+the end of its own segment; a torn or flipped record is reported by name and place and skipped, never silently.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import heapq
+import logging
+import os
+import random
+import re
+import struct
+import threading
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import orjson
+import zstandard
+
+from ray_app.clock import HOUR_MS, from_ms
+from ray_app.errors import ArchiveError
+from ray_app.sources.base import Exchange, Request
+
+log = logging.getLogger(__name__)
+
+_SKIPPABLE = struct.pack("<I", 0x184D2A5C)
+_TAG = b"CDAR"
+_VERSION = 1
+# skippable magic, its size, tag, version, reserved, fetch id, frame length, frame CRC, reserved, header CRC
+_HEADER = struct.Struct("<4sI4sHHQIIII")
+_MARK = _SKIPPABLE + struct.pack("<I", _HEADER.size - 8) + _TAG
+_ENTRY = struct.Struct("<QQI")  # fetch id, position, length of the whole record
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+_SEGMENT = re.compile(r"(\d{8}T\d{2})\.([A-Za-z0-9_-][A-Za-z0-9._-]*)\.zst")
+_BLOCK = 1 << 20
+
+OnDamage = Callable[[ArchiveError], None]
+
+
+@dataclass(frozen=True, slots=True)
+class ArchivedAt:
+    """Where a record is. ``payload_hash``: SHA-256 of the body, hex; ``payload_bytes``: its length."""
+
+    fetch_id: int
+    segment: str
+    position: int
+    payload_hash: str
+    payload_bytes: int
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Entry:
+    """One line of a segment's index."""
+
+    fetch_id: int
+    position: int
+    length: int
+
+    @property
+    def end(self) -> int:
+        """The byte after the record."""
+        return self.position + self.length
+
+
+@dataclass(slots=True)
+class _Open:
+    """A segment this process appends to."""
+
+    fd: int
+    index_fd: int
+    size: int
+    hour: str
+    synced_at: int | None = None
+
+
+@dataclass
+class Archive:
+    """The archive under ``root``. ``writer`` names the process in its segments: unique among those running.
+
+    Reading needs no writer. Safe to use from several threads. Close it (or use it as a context manager).
+    ``level`` is zstd's. ``sync_ms``: see the module.
+    """
+
+    root: Path
+    writer: str | None = None
+    level: int = 3
+    sync_ms: int = 5_000
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _segments: dict[str, _Open] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        self.root = Path(self.root)
+        if self.writer is not None and not _NAME.fullmatch(self.writer):
+            raise ArchiveError(f"writer name {self.writer!r}: use letters, digits, '.', '_' and '-'")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # --- writing ---
+
+    def append(self, exchange: Exchange, collector: str) -> ArchivedAt:
+        """Store the exchange; the record is complete in its segment when this returns.
+
+        ArchiveError if it cannot be written (disk full, no permission): nothing of it is left behind.
+        """
+        if self.writer is None:
+            raise ArchiveError("this archive was opened for reading; give it a writer name to append")
+        source = exchange.request.endpoint
+        if not _NAME.fullmatch(source):
+            raise ArchiveError(f"endpoint {source!r} cannot name a directory of the archive")
+        fetch_id = (exchange.fetched_at << 20) | random.getrandbits(20)
+        record = _encode(exchange, collector, fetch_id, self.level)
+        hour = _hour(exchange.fetched_at)
+        segment = f"{source}/{hour}.{self.writer}.zst"
+        with self._lock:
+            self._roll_over(source, hour)
+            try:
+                position = self._write(segment, hour, fetch_id, record, exchange.fetched_at)
+            except OSError as error:
+                raise ArchiveError(_advice(self.root / segment, error)) from error
+        payload_hash = hashlib.sha256(exchange.body).hexdigest()
+        return ArchivedAt(fetch_id, segment, position, payload_hash, len(exchange.body))
+
+    def _write(self, segment: str, hour: str, fetch_id: int, record: bytes, now_ms: int) -> int:
+        file = self._segments.get(segment) or self._open(segment, hour)
+        position = file.size
+        try:
+            _write_all(file.fd, record)
+        except OSError:
+            os.ftruncate(file.fd, position)  # no half record: the next one must follow the last whole one
+            raise
+        file.size += len(record)
+        try:
+            _write_all(file.index_fd, _ENTRY.pack(fetch_id, position, len(record)))
+        except OSError as error:  # the record is safe, and the index can be rebuilt from it
+            log.warning("%s: index not written (%s); it will be rebuilt when it is read", segment, error.strerror)
+        if file.synced_at is None or now_ms - file.synced_at >= self.sync_ms:
+            os.fdatasync(file.fd)
+            file.synced_at = now_ms
+        return position
+
+    def _open(self, segment: str, hour: str) -> _Open:
+        path = self.root / segment
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+            index_fd = os.open(_index_path(path), flags, 0o644)
+        except BlockingIOError:
+            os.close(fd)
+            raise ArchiveError(
+                f"{path}: another process writes under the name {self.writer!r}; give each process its own"
+            ) from None
+        except OSError:
+            os.close(fd)
+            raise
+        # A torn record that a killed predecessor left at the end stays: readers skip it, and it is evidence.
+        file = self._segments[segment] = _Open(fd, index_fd, os.fstat(fd).st_size, hour)
+        return file
+
+    def _roll_over(self, source: str, hour: str) -> None:
+        """Close the source's segments of other hours than this one and the one before (answers may cross)."""
+        mine = [name for name in self._segments if name.startswith(f"{source}/")]
+        for segment in sorted(mine, key=lambda name: self._segments[name].hour)[:-1]:
+            if self._segments[segment].hour != hour:
+                self._close(segment)
+
+    def _close(self, segment: str) -> None:
+        file = self._segments.pop(segment)
+        try:
+            os.fdatasync(file.fd)
+        finally:
+            os.close(file.fd)
+            os.close(file.index_fd)
+
+    def close(self) -> None:
+        """Force everything to disk and close; appending again reopens."""
+        with self._lock:
+            for segment in list(self._segments):
+                self._close(segment)
+
+    # --- reading ---
+
+    def read(self, segment: str, position: int) -> Exchange:
+        """The exchange at a position; ArchiveError names segment and offset if it is not whole."""
+        return self._record(segment, position)[2]
+
+    def _record(self, segment: str, position: int) -> tuple[ArchivedAt, str, Exchange]:
+        try:
+            with self._path(segment).open("rb") as file:
+                file.seek(position)
+                head = file.read(_HEADER.size)
+                entry_frame = _parse_header(head)
+                if entry_frame is None:
+                    raise ArchiveError(f"{segment} at offset {position}: no record begins there")
+                fetch_id, length, crc = entry_frame
+                frame = file.read(length)
+        except OSError as error:
+            raise ArchiveError(f"{segment} at offset {position}: {error.strerror}; is the archive complete?") from error
+        if len(frame) < length:
+            raise ArchiveError(f"{segment} at offset {position}: torn record ({len(frame)} of {length} bytes)")
+        if zlib.crc32(frame) != crc:
+            raise ArchiveError(f"{segment} at offset {position}: damaged record (checksum differs)")
+        exchange, collector = _decode(frame, f"{segment} at offset {position}")
+        digest = hashlib.sha256(exchange.body).hexdigest()
+        return ArchivedAt(fetch_id, segment, position, digest, len(exchange.body)), collector, exchange
+
+    def segments(self, source: str | None = None) -> list[str]:
+        """Segments by hour, then name. ``source``: an endpoint (``coingecko.markets``) or all of one upstream's."""
+        found = []
+        for path in self.root.glob("*/*.zst"):
+            match = _SEGMENT.fullmatch(path.name)
+            directory = path.parent.name
+            if match and (source is None or directory == source or directory.startswith(f"{source}.")):
+                found.append((match[1], f"{directory}/{path.name}"))
+        return [segment for _, segment in sorted(found)]
+
+    def scan(
+        self,
+        source: str | None = None,
+        start: int | None = None,
+        end: int | None = None,
+        on_damage: OnDamage | None = None,
+    ) -> Iterator[tuple[ArchivedAt, str, Exchange]]:
+        """(place, collector, exchange) of every record fetched in ``[start, end)`` ms, by rising fetch id.
+
+        Damaged records are reported to ``on_damage`` (default: logged as warnings) and skipped. Memory is bounded
+        by the index of one hour plus one record.
+        """
+        report = on_damage or _log_damage
+        by_hour: dict[str, list[str]] = {}
+        for segment in self.segments(source):
+            hour = segment.rsplit("/", 1)[1].split(".", 1)[0]
+            # hours compare as text; fetch ids of different hours never interleave
+            if (start is None or hour >= _hour(start)) and (end is None or hour <= _hour(end - 1)):
+                by_hour.setdefault(hour, []).append(segment)
+        for _, segments in sorted(by_hour.items()):
+            streams = [[(e, name) for e in sorted(self.index(name, report))] for name in segments]
+            for entry, segment in heapq.merge(*streams):
+                fetched_at = entry.fetch_id >> 20
+                if (start is not None and fetched_at < start) or (end is not None and fetched_at >= end):
+                    continue
+                try:
+                    record = self._record(segment, entry.position)
+                except ArchiveError as damage:
+                    report(damage)
+                    continue
+                yield record
+
+    def index(self, segment: str, on_damage: OnDamage | None = None) -> list[Entry]:
+        """The records of a segment, from its index where that covers the whole segment, else from the segment."""
+        path = self._path(segment)
+        try:
+            entries = _read_index(_index_path(path))
+            size = path.stat().st_size
+        except FileNotFoundError:
+            return self._walk(segment, on_damage or _log_damage)
+        ends = 0
+        for entry in entries:  # a whole index leaves no byte of the segment unexplained
+            if entry.position != ends:
+                return self._walk(segment, on_damage or _log_damage)
+            ends = entry.end
+        return entries if ends == size else self._walk(segment, on_damage or _log_damage)
+
+    def rebuild_index(self, segment: str, on_damage: OnDamage | None = None) -> list[Entry]:
+        """Write the segment's index anew from the segment; a segment somebody writes to is left alone."""
+        entries = self._walk(segment, on_damage or _log_damage)
+        path = self._path(segment)
+        with path.open("rb") as held:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ArchiveError(f"{segment}: it is being written; rebuild its index when its hour is over") from None
+            partial = path.with_suffix(f".{os.getpid()}.tmp")
+            partial.write_bytes(b"".join(_ENTRY.pack(e.fetch_id, e.position, e.length) for e in entries))
+            partial.replace(_index_path(path))
+        return entries
+
+    def _walk(self, segment: str, report: OnDamage) -> list[Entry]:
+        """Go through a segment by its headers; where none is, look for the next one and report what was skipped."""
+        entries: list[Entry] = []
+        path = self._path(segment)
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            position = 0
+            while position < size:
+                file.seek(position)
+                header = _parse_header(file.read(_HEADER.size))
+                if header is not None and position + _HEADER.size + header[1] <= size:
+                    entries.append(Entry(header[0], position, _HEADER.size + header[1]))
+                    position += _HEADER.size + header[1]
+                    continue
+                resume = _next_record(file.fileno(), position + 1, size)
+                what = "torn record (a writer was killed, or is still writing)" if header else "no readable record"
+                report(ArchiveError(f"{segment} at offset {position}: {what}; {resume - position} bytes skipped"))
+                position = resume
+        return entries
+
+    def _path(self, segment: str) -> Path:
+        directory, _, name = segment.partition("/")
+        if not (_NAME.fullmatch(directory) and _SEGMENT.fullmatch(name)):
+            raise ArchiveError(f"{segment!r} is not the name of a segment")
+        return self.root / segment
+
+
+def _hour(ms: int) -> str:
+    return from_ms(ms - ms % HOUR_MS).strftime("%Y%m%dT%H")
+
+
+def _index_path(path: Path) -> Path:
+    return path.with_suffix(".idx")
+
+
+def _log_damage(damage: ArchiveError) -> None:
+    log.warning("archive: %s", damage)
+
+
+def _advice(path: Path, error: OSError) -> str:
+    return (
+        f"cannot write {path} ({error.strerror}): collection stops until the archive directory is writable and has "
+        "room; free space or move DATA_DIR to a larger disk, check its owner and that it is not mounted read-only"
+    )
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def _encode(exchange: Exchange, collector: str, fetch_id: int, level: int) -> bytes:
+    """The whole record: header and frame."""
+    meta = {
+        "fetch_id": fetch_id,
+        "collector": collector,
+        "request": asdict(exchange.request),
+        "status": exchange.status,
+        "headers": dict(exchange.headers),
+        "fetched_at": exchange.fetched_at,
+        "body_bytes": len(exchange.body),
+    }
+    content = b"".join((orjson.dumps(meta, option=orjson.OPT_SORT_KEYS), b"\n", exchange.body, b"\n"))
+    frame = zstandard.ZstdCompressor(level=level, write_content_size=True).compress(content)
+    fields = (_SKIPPABLE, _HEADER.size - 8, _TAG, _VERSION, 0, fetch_id, len(frame), zlib.crc32(frame), 0)
+    bare = _HEADER.pack(*fields, 0)
+    return _HEADER.pack(*fields, zlib.crc32(bare[:-4])) + frame
+
+
+def _parse_header(head: bytes) -> tuple[int, int, int] | None:
+    """(fetch id, frame length, frame CRC) of a header; None if it is not a whole, sound one."""
+    if len(head) < _HEADER.size or not head.startswith(_MARK):
+        return None
+    *_, version, _, fetch_id, length, crc, _, header_crc = _HEADER.unpack(head)
+    if zlib.crc32(head[:-4]) != header_crc or version != _VERSION:
+        return None
+    return fetch_id, length, crc
+
+
+def _decode(frame: bytes, where: str) -> tuple[Exchange, str]:
+    try:
+        content = zstandard.ZstdDecompressor().decompress(frame)
+        line, _, rest = content.partition(b"\n")
+        meta = orjson.loads(line)
+        body = rest[: meta["body_bytes"]]
+        exchange = Exchange(Request(**meta["request"]), meta["status"], meta["headers"], body, meta["fetched_at"])
+    except (zstandard.ZstdError, ValueError, KeyError, TypeError) as error:
+        raise ArchiveError(f"{where}: the record is not what this version writes ({error})") from error
+    return exchange, meta["collector"]
+
+
+def _read_index(path: Path) -> list[Entry]:
+    raw = path.read_bytes()
+    whole = len(raw) - len(raw) % _ENTRY.size
+    return [Entry(*fields) for fields in _ENTRY.iter_unpack(raw[:whole])]
+
+
+def _next_record(fd: int, position: int, size: int) -> int:
+    """The offset of the next sound header at or after ``position``; ``size`` if there is none."""
+    while position < size:
+        block = os.pread(fd, _BLOCK + len(_MARK), position)
+        found = block.find(_MARK)
+        if found < 0:
+            position += _BLOCK
+            continue
+        position += found
+        if _parse_header(os.pread(fd, _HEADER.size, position)) is not None:
+            return position
+        position += 1
+    return size

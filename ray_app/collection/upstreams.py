@@ -1,0 +1,111 @@
+"""The upstream accounts: where they are, how to authenticate, what they allow. Built from the settings.
+
+How a month of keyless CoinGecko (10,000 credits, about 30 days) is spent:
+
+===========================================================  =======
+top 250 by rank, one ``/coins/markets`` call per 5 minutes     8,640
+the rest of the registry, one call an hour                       720
+``/coins/list`` daily, ``/global`` every 2 hours                 390
+left for repairs and retries                                     250
+===========================================================  =======
+
+A month of 31 days needs 325 a day × 31 = 10,075: its last five hours would be repaired from venue candles, with nothing
+left for other repairs. ``/global`` every 3 hours (or PRICE_COLLECTION_INTERVAL=360) makes it 9,951; a registry of
+more than 500 assets (two calls an hour) fits only with a larger plan. :func:`needed` is this arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from ray_app.collection.budget_rules import Limits
+from ray_app.errors import ConfigError
+from ray_app.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """One account. ``headers`` authenticate it and are secret: they never print; the transport alone sends them."""
+
+    account: str
+    base_url: str
+    headers: Mapping[str, str] = field(repr=False)
+    limits: Limits
+
+
+PUBLIC_COINGECKO = "https://api.coingecko.com/api/v3"
+PAID_COINGECKO = "https://pro-api.coingecko.com/api/v3"
+
+#: What each CoinGecko plan allows. Each rate is 90 % of the documented one or less, so that clocks that differ a
+#: little and requests of other tools on the same key do no harm. Unverified figures (upstreams.md §1 confirms
+#: demo 30 a minute and 10,000 a month, 500 to 1,000 a minute by paid plan, analyst 500,000 a month) are marked;
+#: COINGECKO_REQUESTS_PER_MINUTE and COINGECKO_MONTHLY_LIMIT override them.
+COINGECKO_PLANS: dict[str, Limits] = {
+    # unverified: keyless calls share an unpublished limit per address (5 to 15 a minute) and have no month;
+    # we hold ourselves to the demo plan's, so that adding a demo key changes nothing
+    "keyless": Limits(10, 60.0, lanes=5, monthly=10_000),
+    "demo": Limits(27, 60.0, lanes=9, monthly=10_000),
+    "analyst": Limits(450, 60.0, lanes=10, monthly=500_000),
+    "lite": Limits(450, 60.0, lanes=10, monthly=2_000_000),  # month unverified
+    "pro": Limits(900, 60.0, lanes=20, monthly=5_000_000),  # unverified
+    "enterprise": Limits(900, 60.0, lanes=20, monthly=None),  # by contract: set both variables
+}
+
+#: 10 requests a second and address [unverified]; a 429 of the exchange means seconds, not minutes
+COINBASE_EXCHANGE = Limits(8, 1.0, lanes=8, pause_s=5.0)
+#: 10,000 requests an hour and address [unverified] are 2.7 a second
+COINBASE_V2 = Limits(2, 1.0, lanes=2, pause_s=60.0)
+
+
+def coingecko_plan(settings: Settings) -> str:
+    """The plan in use: the one set, else keyless without a key and demo with one."""
+    return settings.coingecko_plan or ("demo" if settings.coingecko_api_key is not None else "keyless")
+
+
+def coingecko_limits(settings: Settings) -> Limits:
+    """The plan's limits with the operator's own numbers in their place."""
+    limits = COINGECKO_PLANS[coingecko_plan(settings)]
+    if settings.coingecko_requests_per_minute is not None:
+        requests = settings.coingecko_requests_per_minute
+        limits = replace(limits, requests=requests, lanes=min(limits.lanes, requests))
+    if settings.coingecko_monthly_limit is not None:
+        limits = replace(limits, monthly=settings.coingecko_monthly_limit)
+    return limits
+
+
+def build_upstreams(settings: Settings) -> dict[str, Upstream]:
+    """Every account by name: ``coingecko``, ``coinbase`` (exchange), ``coinbase-v2``."""
+    plan = coingecko_plan(settings)
+    free = plan in {"keyless", "demo"}
+    headers: dict[str, str] = {}
+    if settings.coingecko_api_key is not None and plan != "keyless":
+        header = "x-cg-demo-api-key" if free else "x-cg-pro-api-key"
+        headers[header] = _header_value(settings.coingecko_api_key.get_secret_value())
+    coingecko_url = settings.coingecko_base_url or (PUBLIC_COINGECKO if free else PAID_COINGECKO)
+    accounts = (
+        Upstream("coingecko", coingecko_url, headers, coingecko_limits(settings)),
+        Upstream("coinbase", settings.coinbase_exchange_base_url, {}, COINBASE_EXCHANGE),
+        Upstream("coinbase-v2", settings.coinbase_api_base_url, {}, COINBASE_V2),
+    )
+    return {upstream.account: replace(upstream, base_url=upstream.base_url.rstrip("/")) for upstream in accounts}
+
+
+def _header_value(key: str) -> str:
+    """The key as a header can carry it; the error does not quote it."""
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise ConfigError("COINGECKO_API_KEY holds a space, line break or non-ASCII character; copy it again")
+    return key
+
+
+def limits_of(upstreams: Mapping[str, Upstream]) -> dict[str, Limits]:
+    """What :class:`~ray_app.collection.budget.BudgetAuthority` takes."""
+    return {account: upstream.limits for account, upstream in upstreams.items()}
+
+
+def needed(assets: int, settings: Settings, *, days: int = 31, global_every_h: int = 2) -> int:
+    """Credits of CoinGecko that live polling of ``assets`` takes in a month, repairs and retries not counted."""
+    fast = min(assets, settings.price_fast_ranks)
+    per_day = -(-fast // 250) * (86_400 / settings.price_interval_s)
+    per_day += -(-(assets - fast) // 250) * 24 + 1 + 24 / global_every_h
+    return round(per_day * days)
