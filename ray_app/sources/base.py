@@ -88,6 +88,10 @@ class Endpoint(ABC):
     account: ClassVar[str]
     #: credits one call costs
     cost: ClassVar[int] = 1
+    #: path templates below the account's base URL, e.g. "/coins/{id}/ohlc"; ``{name}`` is the upstream's own name
+    paths: ClassVar[tuple[str, ...]]
+    #: query parameters the upstream documents for these paths
+    query: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod
     def request(self, *args: Any, **kwargs: Any) -> Request:

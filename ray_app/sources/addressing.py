@@ -1,0 +1,86 @@
+"""Between URLs, parameters and requests: which endpoint a URL belongs to, and what a request's path says."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Final
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
+
+from ray_app.errors import ConfigError, MalformedPayload
+from ray_app.sources.base import Endpoint, Request
+
+_PLACE = re.compile(r"\{(\w+)\}")
+
+#: What stands before an endpoint's path in a URL of each account: the upstream's hosts, and the sandbox's base paths.
+_BASES: Final[Mapping[str, re.Pattern[str]]] = {
+    "coingecko": re.compile(r"(?:api|pro-api)\.coingecko\.com/api/v3|[^/]+/coingecko/api/v3"),
+    "coinbase": re.compile(r"api\.(?:exchange|pro|gdax|prime)\.coinbase\.com|[^/]+/coinbase-exchange"),
+    "coinbase-v2": re.compile(r"api\.coinbase\.com/v2|[^/]+/coinbase-api/v2"),
+}
+
+
+@lru_cache(maxsize=64)
+def _pattern(template: str) -> re.Pattern[str]:
+    """``/coins/{id}/ohlc`` as a pattern with a named group per placeholder (which never spans a slash)."""
+    parts = _PLACE.split(template)
+    return re.compile("".join(f"(?P<{p}>[^/]+)" if i % 2 else re.escape(p) for i, p in enumerate(parts)))
+
+
+def path_values(endpoint: Endpoint, path: str) -> dict[str, str]:
+    """What a request's path says (``{"id": "bitcoin"}``); MalformedPayload if it is none of the endpoint's paths."""
+    for template in endpoint.paths:
+        match = _pattern(template).fullmatch(path)
+        if match is not None:
+            return {name: unquote(value) for name, value in match.groupdict().items()}
+    raise MalformedPayload(endpoint.name, f"{path!r} is not of the form {' or '.join(endpoint.paths)}")
+
+
+def is_url_of(endpoint: Endpoint, url: str) -> bool:
+    """Whether ``url`` asks this endpoint, at the upstream itself or at a sandbox."""
+    return _path_below_base(endpoint, url) is not None
+
+
+def request_of_url(endpoint: Endpoint, url: str) -> Request:
+    """The request a recorded URL made; parameters that are no documented ones of the endpoint (keys!) are dropped."""
+    path = _path_below_base(endpoint, url)
+    if path is None:
+        raise ValueError(f"not a URL of {endpoint.name}")
+    params = {name: value for name, value in parse_qsl(urlsplit(url).query) if name in endpoint.query}
+    return Request(endpoint.name, path, params)
+
+
+def _path_below_base(endpoint: Endpoint, url: str) -> str | None:
+    split = urlsplit(url)
+    whole = f"{split.hostname or ''}{split.path.rstrip('/')}"
+    base = _BASES[endpoint.account].match(whole)
+    if base is None:
+        return None
+    path = whole[base.end() :]
+    return path if any(_pattern(template).fullmatch(path) for template in endpoint.paths) else None
+
+
+def request_of_params(
+    endpoint: Endpoint, params: Mapping[str, str], context: Mapping[str, str] | None = None
+) -> Request:
+    """The request that parameters by the upstream's own names describe; placeholders of the path come first.
+
+    ConfigError names an unknown parameter (with near matches) or the one the path cannot do without.
+    """
+    places = {name for template in endpoint.paths for name in _PLACE.findall(template)}
+    known = endpoint.query | places
+    for name in params:
+        if name not in known:
+            near = difflib.get_close_matches(name, sorted(known), 3) or sorted(known)
+            listed = f"; it knows {', '.join(near)}" if near else "; it has none"
+            raise ConfigError(f"{endpoint.name} has no parameter {name!r}{listed}")
+    missing = sorted(place for place in places if not params.get(place))
+    if missing:
+        raise ConfigError(f"{endpoint.name} needs --param {missing[0]}=…: the body does not say what it is about")
+    ranged = "from" in params
+    template = next((t for t in endpoint.paths if t.endswith("/range") == ranged), endpoint.paths[-1])
+    path = _PLACE.sub(lambda match: quote(params[match.group(1)], safe=""), template)
+    query = {name: value for name, value in params.items() if name not in places}
+    return Request(endpoint.name, path, query, dict(context or {}))

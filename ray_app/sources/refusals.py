@@ -1,0 +1,157 @@
+"""How upstreams say no: HTTP statuses and the error envelopes that arrive with them, or inside an HTTP 200.
+
+The shapes (upstreams.md §1, §15): ``{"status":{"error_code":429,"error_message":"…"}}``, ``{"error":"…"}``,
+``{"error":{"status":{…}}}``, ``{"errors":[{"id":"…","message":"…"}]}``, ``{"message":"…"}``, plain text and HTML.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import Any
+
+from ray_app.clock import to_ms
+from ray_app.errors import MalformedPayload, RateLimited, UpstreamRejected, UpstreamUnavailable
+from ray_app.sources.base import Exchange
+from ray_app.sources.reading import as_number, decode, shown
+
+_SLOW_DOWN = re.compile(r"rate limit|throttl|too many requests|error code: 1015", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What an error envelope says. ``code``: the upstream's own number, where it gives one."""
+
+    message: str
+    code: int | None = None
+
+
+def read_answer(exchange: Exchange) -> Any:
+    """The decoded body of a successful answer.
+
+    Raises RateLimited (429), UpstreamUnavailable (408, 425, 5xx), UpstreamRejected (other 4xx) or MalformedPayload
+    (any other status, and bodies that are not JSON); an error envelope inside HTTP 200 counts as what it says.
+    """
+    endpoint = exchange.request.endpoint
+    if exchange.status != HTTPStatus.OK:
+        _raise_status(exchange)
+    try:
+        body = decode(endpoint, exchange.body)
+    except MalformedPayload:
+        if len(exchange.body) < 500 and _SLOW_DOWN.search(exchange.body.decode("utf-8", "replace")):
+            raise RateLimited(endpoint, _in_words(exchange), retry_after_s(exchange)) from None
+        raise
+    refusal = refusal_in(body)
+    if refusal is not None:
+        _raise_refusal(exchange, refusal)
+    return body
+
+
+def refusal_in(body: Any) -> Refusal | None:
+    """The error envelope in a decoded body, or None.
+
+    Looks at shapes, not names alone: ``status`` is also the id of a coin, whose price is no error.
+    """
+    if not isinstance(body, dict):
+        return None
+    status = body.get("status")
+    if isinstance(status, dict) and ("error_code" in status or "error_message" in status):
+        return Refusal(_words(status.get("error_message")), _code(status.get("error_code")))
+    error = body.get("error")
+    if isinstance(error, str):
+        return Refusal(_words(error), _code(body.get("code")))
+    if isinstance(error, dict):
+        inner = refusal_in(error)
+        if inner is not None:
+            return inner
+    errors = body.get("errors")
+    if isinstance(errors, list) and errors:
+        first = errors[0] if isinstance(errors[0], dict) else {"message": errors[0]}
+        return Refusal(": ".join(_words(first[k]) for k in ("id", "message") if first.get(k)) or "unnamed error")
+    message = body.get("message")
+    if isinstance(message, str):
+        return Refusal(_words(message), _code(body.get("code")))
+    return None
+
+
+def retry_after_s(exchange: Exchange) -> float | None:
+    """Seconds the Retry-After header asks for, from a number or an HTTP date; None where it says nothing readable.
+
+    A date is counted from the answer's own Date header (both are the upstream's clock), else from the fetch.
+    """
+    said = exchange.headers.get("retry-after", "").strip()
+    seconds = as_number(said)
+    if seconds is None and said:
+        until = _http_date_ms(said)
+        if until is not None:
+            now = _http_date_ms(exchange.headers.get("date", "")) or exchange.fetched_at
+            seconds = (until - now) / 1_000
+    return max(seconds, 0.0) if seconds is not None else None
+
+
+def _http_date_ms(text: str) -> int | None:
+    try:
+        moment = parsedate_to_datetime(text)
+        return to_ms(moment) if moment.tzinfo is not None else None
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+def _raise_status(exchange: Exchange) -> None:
+    endpoint, status = exchange.request.endpoint, exchange.status
+    said = f"HTTP {status}: {_in_words(exchange)}"
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        raise RateLimited(endpoint, said, retry_after_s(exchange))
+    if status >= 500 or status in {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY}:
+        raise UpstreamUnavailable(endpoint, said)
+    if 400 <= status < 500:
+        raise UpstreamRejected(endpoint, said)
+    raise MalformedPayload(endpoint, f"HTTP {status} is not an answer with data; expected 200")
+
+
+def _raise_refusal(exchange: Exchange, refusal: Refusal) -> None:
+    endpoint = exchange.request.endpoint
+    code = f" (code {refusal.code})" if refusal.code is not None else ""
+    said = f"the upstream refused: {refusal.message}{code}"
+    if refusal.code == HTTPStatus.TOO_MANY_REQUESTS or _SLOW_DOWN.search(refusal.message):
+        raise RateLimited(endpoint, said, retry_after_s(exchange))
+    if refusal.code is not None and 500 <= refusal.code < 600:
+        raise UpstreamUnavailable(endpoint, said)
+    raise UpstreamRejected(endpoint, said)
+
+
+def _in_words(exchange: Exchange) -> str:
+    """What the body of an error answer says, in one short line."""
+    try:
+        body = decode(exchange.request.endpoint, exchange.body)
+    except MalformedPayload:
+        return _plain(exchange.body) or _reason(exchange.status)
+    refusal = refusal_in(body)
+    return refusal.message if refusal is not None else shown(body)
+
+
+def _plain(body: bytes) -> str:
+    """The text of an HTML page or plain body: its title if it has one."""
+    page = body[:4_000].decode("utf-8", "replace")
+    title = re.search(r"<title>(.*?)</title>", page, re.IGNORECASE | re.DOTALL)
+    return " ".join(shown(re.sub(r"<[^>]*>", " ", title.group(1) if title else page)).split())
+
+
+def _reason(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "no body"
+
+
+def _words(value: object) -> str:
+    """An upstream's message in one line; it may repeat our request, so it is cut before it gets long."""
+    words = " ".join("".join(c if c.isprintable() else " " for c in str(value or "")).split())
+    return f"{words[:160]}…" if len(words) > 160 else words or "no reason given"
+
+
+def _code(value: object) -> int | None:
+    number = as_number(value)
+    return int(number) if number is not None and abs(number) < 1e6 else None
