@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import pytest
+
+from ray_app.collection.upstreams import COINBASE_EXCHANGE, COINGECKO_PLANS, build_upstreams, limits_of, needed
+from ray_app.errors import ConfigError
+from ray_app.settings import Settings
+
+KEY = "CG-secret-0123456789"
+
+
+def settings(**overrides) -> Settings:
+    return Settings(_env_file=None, **overrides)
+
+
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch):
+    for name in ("API_KEY", "PLAN", "REQUESTS_PER_MINUTE", "MONTHLY_LIMIT", "BASE_URL"):
+        monkeypatch.delenv(f"COINGECKO_{name}", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("plan", "key", "host", "header"),
+    [
+        (None, None, "https://api.coingecko.com/api/v3", None),
+        (None, KEY, "https://api.coingecko.com/api/v3", "x-cg-demo-api-key"),
+        ("demo", KEY, "https://api.coingecko.com/api/v3", "x-cg-demo-api-key"),
+        ("keyless", KEY, "https://api.coingecko.com/api/v3", None),
+        ("analyst", KEY, "https://pro-api.coingecko.com/api/v3", "x-cg-pro-api-key"),
+        ("enterprise", KEY, "https://pro-api.coingecko.com/api/v3", "x-cg-pro-api-key"),
+    ],
+)
+def test_each_plan_has_its_host_and_header(plan, key, host, header):
+    coingecko = build_upstreams(settings(coingecko_plan=plan, coingecko_api_key=key))["coingecko"]
+    assert coingecko.base_url == host
+    assert dict(coingecko.headers) == ({header: KEY} if header else {})
+    assert KEY not in repr(coingecko)
+
+
+def test_no_budget_is_above_what_the_upstream_documents():
+    documented = {"demo": 30, "analyst": 500, "lite": 500, "pro": 1_000, "enterprise": 1_000, "keyless": 15}
+    for plan, limits in COINGECKO_PLANS.items():
+        assert limits.requests / limits.per_s * 60 < documented[plan]
+    assert COINBASE_EXCHANGE.requests / COINBASE_EXCHANGE.per_s < 10
+    accounts = limits_of(build_upstreams(settings()))
+    assert accounts["coinbase-v2"].requests / accounts["coinbase-v2"].per_s * 3_600 < 10_000
+    assert set(accounts) == {"coingecko", "coinbase", "coinbase-v2"}
+
+
+def test_the_operators_numbers_win():
+    limits = limits_of(
+        build_upstreams(settings(coingecko_requests_per_minute=3, coingecko_monthly_limit=77))
+    )["coingecko"]
+    assert (limits.requests, limits.lanes, limits.monthly) == (3, 3, 77)
+
+
+def test_base_urls_lose_their_trailing_slash():
+    upstreams = build_upstreams(settings(coingecko_base_url="http://127.0.0.1:1/coingecko/api/v3/"))
+    assert upstreams["coingecko"].base_url == "http://127.0.0.1:1/coingecko/api/v3"
+
+
+@pytest.mark.parametrize("key", ["two words", "line\nbreak", "clé"])
+def test_a_key_that_no_header_can_carry_is_named_but_not_quoted(key):
+    with pytest.raises(ConfigError, match="COINGECKO_API_KEY") as caught:
+        build_upstreams(settings(coingecko_api_key=key))
+    assert key not in str(caught.value)
+
+
+def test_a_month_of_live_polling_fits_the_keyless_plan():
+    assert needed(340, settings(), days=30) == 9_750
+    assert needed(340, settings(), days=31, global_every_h=3) == 9_951
+    assert needed(340, settings(), days=31) == 10_075, "as the module says: five hours too much"
+    assert needed(600, settings(), days=30) > 10_000
