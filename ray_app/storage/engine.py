@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import random
+import sqlite3
 import threading
 import time
 from collections import deque
@@ -43,6 +44,8 @@ _SQLITE_LOOK_S = 0.003
 #: A bulk load leaves the lock alone this long between chunks: longer than any waiter sleeps between two looks.
 _CHUNK_PAUSE_S = 0.008
 _MYSQL_ATTEMPTS = 12
+#: Strict: a value that does not fit is an error, never silently another value.
+_SQL_MODE = "STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION,ERROR_FOR_DIVISION_BY_ZERO"
 
 
 class Database:
@@ -61,7 +64,7 @@ class Database:
         if self.url.get_backend_name() == "sqlite":
             self.dialect = "sqlite"
             self._turns = _Turns()
-            self._writing = _sqlite_engine(self.url, 2, writes=True)
+            self._writing = _sqlite_engine(self.url, 1, writes=True)
             self._reading = _sqlite_engine(self.url, pool_size, writes=False)
         else:
             self.dialect = "mysql"
@@ -100,19 +103,17 @@ class Database:
         size: int = 1_000,
         before_each: Callable[[Connection], None] | None = None,
     ) -> int:
-        """Guarded upsert of many rows in transactions of ``size``; the number of rows changed.
+        """Guarded upsert of many rows in transactions of ``size``; the rows changed, summed over the chunks.
 
         Leases and quota never wait behind it for longer than one chunk: the write lock is left alone between two.
         ``before_each`` runs first inside every transaction (a fence: LeaseLost from it stops the load; the chunks
         before stay, which is harmless because guarded writes converge).
         """
-        from ray_app.storage.upsert import guarded_upsert, key_columns
+        from ray_app.storage.upsert import guarded_upsert
 
-        keys = key_columns(table)
-        ordered = sorted(rows, key=lambda row: tuple(_sortable(row.get(name)) for name in keys))
         changed = 0
-        for start in range(0, len(ordered), size):
-            chunk = ordered[start : start + size]
+        for start in range(0, len(rows), size):
+            chunk = rows[start : start + size]
 
             def work(connection: Connection, chunk: Sequence[Mapping[str, object]] = chunk) -> int:
                 if before_each is not None:
@@ -171,18 +172,23 @@ class _Turns:
     def __init__(self) -> None:
         self._guard = threading.Lock()
         self._queue: deque[threading.Event] = deque()
+        self._holder: int | None = None
 
     @contextmanager
     def take(self) -> Iterator[None]:
-        turn = threading.Event()
+        turn, me = threading.Event(), threading.get_ident()
+        if self._holder == me:
+            raise StorageError("Database.run inside Database.run would wait for itself; pass the connection on")
         with self._guard:
             self._queue.append(turn)
             if len(self._queue) == 1:
                 turn.set()
         try:
             turn.wait()
+            self._holder = me
             yield
         finally:
+            self._holder = None
             with self._guard:
                 self._queue.remove(turn)
                 if self._queue:
@@ -237,10 +243,6 @@ def _commit(connection: Connection) -> None:
         raise
 
 
-def _sortable(value: object) -> Any:
-    return value if value is not None else ""
-
-
 def _normalised(url: str | URL) -> URL:
     """One driver per database, and utf8mb4 always."""
     try:
@@ -263,7 +265,7 @@ def _sqlite_engine(url: URL, pool_size: int, *, writes: bool) -> Engine:
         url,
         poolclass=QueuePool,
         pool_size=pool_size,
-        max_overflow=0 if not writes else 8,
+        max_overflow=0,
         pool_pre_ping=True,
         hide_parameters=True,
         connect_args={"timeout": 30.0, "check_same_thread": False},
@@ -273,7 +275,7 @@ def _sqlite_engine(url: URL, pool_size: int, *, writes: bool) -> Engine:
     def prepare(connection: Any, _record: object) -> None:
         connection.isolation_level = None  # we say BEGIN ourselves: the driver's own would be deferred
         for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "journal_size_limit=67108864"):
-            connection.execute(f"PRAGMA {pragma}").close()
+            _patiently(connection, f"PRAGMA {pragma}")
         if writes:
             connection.execute("PRAGMA busy_timeout=0").close()  # _begin_immediate waits, and more fairly
         else:
@@ -284,6 +286,19 @@ def _sqlite_engine(url: URL, pool_size: int, *, writes: bool) -> Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
+
+
+def _patiently(connection: Any, statement: str) -> None:
+    """Run a statement on a new connection; the switch to WAL ignores the busy time-out when processes start at once."""
+    deadline = time.monotonic() + _SQLITE_PATIENCE_S
+    while True:
+        try:
+            connection.execute(statement).close()
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+        time.sleep(_SQLITE_LOOK_S)
 
 
 def _mysql_engine(url: URL, pool_size: int) -> Engine:
@@ -298,9 +313,7 @@ def _mysql_engine(url: URL, pool_size: int) -> Engine:
             "cursorclass": _Cursor,
             "connect_timeout": 10,
             "local_infile": True,
-            # strict: a value that does not fit is an error, never silently another value
-            "init_command": "SET SESSION sql_mode='STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION,ERROR_FOR_DIVISION_BY_ZERO', "
-            "time_zone='+00:00', innodb_lock_wait_timeout=10",
+            "init_command": f"SET SESSION sql_mode='{_SQL_MODE}', time_zone='+00:00', innodb_lock_wait_timeout=10",
         },
     )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, and_, case, func, literal, or_, select, tuple_
+from sqlalchemy import ColumnElement, Connection, Exists, Row, Select, and_, case, func, literal, or_, select, tuple_
 
 from ray_app.errors import StorageError
 from ray_app.storage import tables
@@ -130,27 +130,29 @@ def _place(candles: Any) -> Any:
     )
 
 
+def _another_version(such_that: ColumnElement[bool]) -> Exists:
+    """Whether there is a version n of candle o's bar for which the condition holds."""
+    same_bar = [_n.c[name] == _o.c[name] for name in ("asset_id", "venue", "interval_s", "open_time")]
+    return select(literal(1)).where(*same_bar, such_that).correlate(_o).exists()
+
+
 def candles_query(asset_id: int, venue: str, interval_s: int, start: int, end: int) -> Select[Any]:
-    """The current version of each candle: the one no other version of it stands above in the order of writes."""
-    revised = (
-        select(literal(1))
-        .where(
-            _n.c.asset_id == _o.c.asset_id,
-            _n.c.venue == _o.c.venue,
-            _n.c.interval_s == _o.c.interval_s,
-            _n.c.open_time == _o.c.open_time,
-            _place(_n) > _place(_o),
-        )
-        .correlate(_o)
-        .exists()
+    """The current version of each candle: the one no other version of it stands above in the order of writes.
+
+    ``known_at`` is when a consumer could have known that version: one that was not the bar's first only from when it
+    was first seen (sources/rows.py).
+    """
+    known_at = case(
+        (_another_version(_n.c.first_seen_at < _o.c.first_seen_at), _o.c.first_seen_at), else_=_o.c.known_at
     )
-    return select(_o).where(
+    others = [column for column in _o.c if column.name != "known_at"]
+    return select(*others, known_at.label("known_at")).where(
         _o.c.asset_id == asset_id,
         _o.c.venue == venue,
         _o.c.interval_s == interval_s,
         _o.c.open_time >= start,
         _o.c.open_time < end,
-        ~revised,
+        ~_another_version(_place(_n) > _place(_o)),
     )
 
 

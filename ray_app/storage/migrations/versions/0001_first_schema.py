@@ -355,15 +355,19 @@ def _views() -> None:
                           ORDER BY q.slot DESC LIMIT 1)
             WHERE {best_source}""",
     )
+    same_bar = """FROM ohlc_data {0} WHERE {0}.asset_id = o.asset_id AND {0}.venue = o.venue
+              AND {0}.interval_s = o.interval_s AND {0}.open_time = o.open_time"""
+    # A version that was not the bar's first could be known only from when it was first seen (sources/rows.py).
+    known_at = f"""CASE WHEN EXISTS (SELECT 1 {same_bar.format("f")} AND f.first_seen_at < o.first_seen_at)
+              THEN o.first_seen_at ELSE o.known_at END"""
     order = "{0}.event_version, {0}.fetched_at, {0}.parser_version, {0}.payload_hash, {0}.version"
     _view(
         "ohlc_current",
         f"""SELECT a.symbol, a.coin_id, a.name, o.asset_id, o.venue, o.interval_s, o.open_time,
               {iso.format("o.open_time")} AS timestamp_iso, o.open_price, o.high_price, o.low_price, o.close_price,
-              o.volume, o.known_at, o.fetched_at AS ingested_at, o.version, o.payload_hash
+              o.volume, {known_at} AS known_at, o.fetched_at AS ingested_at, o.version, o.payload_hash
             FROM ohlc_data o JOIN crypto_assets a ON a.asset_id = o.asset_id
-            WHERE NOT EXISTS (SELECT 1 FROM ohlc_data n WHERE n.asset_id = o.asset_id AND n.venue = o.venue
-              AND n.interval_s = o.interval_s AND n.open_time = o.open_time
+            WHERE NOT EXISTS (SELECT 1 {same_bar.format("n")}
               AND ({order.format("n")}) > ({order.format("o")}))""",
     )
 
