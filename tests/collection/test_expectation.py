@@ -13,7 +13,8 @@ I = 60  # noqa: E741 - seconds of a slot in these tests
 MS = I * 1_000
 
 ranges = st.lists(
-    st.tuples(st.integers(0, 40), st.integers(0, 12)).map(lambda p: SlotRange(p[0] * MS, (p[0] + p[1]) * MS)), max_size=8
+    st.tuples(st.integers(0, 40), st.integers(0, 12)).map(lambda p: SlotRange(p[0] * MS, (p[0] + p[1]) * MS)),
+    max_size=8,
 )
 
 
@@ -95,7 +96,9 @@ def test_only_due_slots_are_expected():
 
 def test_slots_outside_the_lifetime_are_not_expected():
     version = ScheduleVersion(CANDLES, 0)
-    life = Lifetime(START + HOUR + 1, START + 4 * HOUR + 1)  # listed and delisted within an hour: those bars are partial
+    life = Lifetime(
+        START + HOUR + 1, START + 4 * HOUR + 1
+    )  # listed and delisted within an hour: those bars are partial
     assert expected([version], life) == [Expected(3_600, SlotRange(START + 2 * HOUR, START + 4 * HOUR))]
     assert expected([version], Lifetime(0, START)) == []
     assert expected([version], Lifetime(START + 100 * HOUR)) == []
@@ -103,7 +106,10 @@ def test_slots_outside_the_lifetime_are_not_expected():
 
 def test_each_version_expects_the_slots_of_its_own_time():
     five = Schedule("prices", 300)
-    versions = [ScheduleVersion(Schedule("prices", 3_600), START + 2 * HOUR), ScheduleVersion(five, 0, START + 2 * HOUR)]
+    versions = [
+        ScheduleVersion(Schedule("prices", 3_600), START + 2 * HOUR),
+        ScheduleVersion(five, 0, START + 2 * HOUR),
+    ]
     assert expected(versions, now=START + 4 * HOUR) == [
         Expected(300, SlotRange(START, START + 2 * HOUR)),
         Expected(3_600, SlotRange(START + 2 * HOUR, START + 5 * HOUR)),

@@ -48,9 +48,9 @@ def test_no_budget_is_above_what_the_upstream_documents():
 
 
 def test_the_operators_numbers_win():
-    limits = limits_of(
-        build_upstreams(settings(coingecko_requests_per_minute=3, coingecko_monthly_limit=77))
-    )["coingecko"]
+    limits = limits_of(build_upstreams(settings(coingecko_requests_per_minute=3, coingecko_monthly_limit=77)))[
+        "coingecko"
+    ]
     assert (limits.requests, limits.lanes, limits.monthly) == (3, 3, 77)
 
 
