@@ -148,19 +148,20 @@ class Archive:
     def _write(self, segment: str, hour: str, fetch_id: int, record: bytes, now_ms: int) -> int:
         file = self._segments.get(segment) or self._open(segment, hour)
         position = file.size
+        due = file.synced_at is None or now_ms - file.synced_at >= self.sync_ms
         try:
             _write_all(file.fd, record)
+            if due:
+                os.fdatasync(file.fd)
         except OSError:
             os.ftruncate(file.fd, position)  # no half record: the next one must follow the last whole one
             raise
         file.size += len(record)
+        file.synced_at = now_ms if due else file.synced_at
         try:
             _write_all(file.index_fd, _ENTRY.pack(fetch_id, position, len(record)))
         except OSError as error:  # the record is safe, and the index can be rebuilt from it
-            log.warning("%s: index not written (%s); it will be rebuilt when it is read", segment, error.strerror)
-        if file.synced_at is None or now_ms - file.synced_at >= self.sync_ms:
-            os.fdatasync(file.fd)
-            file.synced_at = now_ms
+            log.warning("%s: index not written (%s); rebuilt when read", segment, error.strerror)
         return position
 
     def _open(self, segment: str, hour: str) -> _Open:
@@ -302,22 +303,26 @@ class Archive:
         return entries
 
     def _walk(self, segment: str, report: OnDamage) -> list[Entry]:
-        """Go through a segment by its headers; where none is, look for the next one and report what was skipped."""
+        """Check a segment record by record; where there is no whole one, find the next and report what was skipped.
+
+        Checksums and not only lengths: a torn record with others appended behind it would swallow their beginning.
+        """
         entries: list[Entry] = []
-        path = self._path(segment)
-        with path.open("rb") as file:
+        with self._path(segment).open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             position = 0
             while position < size:
                 file.seek(position)
                 header = _parse_header(file.read(_HEADER.size))
-                if header is not None and position + _HEADER.size + header[1] <= size:
+                if header is not None and zlib.crc32(file.read(header[1])) == header[2]:
                     entries.append(Entry(header[0], position, _HEADER.size + header[1]))
-                    position += _HEADER.size + header[1]
+                    position = entries[-1].end
                     continue
                 resume = _next_record(file.fileno(), position + 1, size)
-                what = "torn record (a writer was killed, or is still writing)" if header else "no readable record"
-                report(ArchiveError(f"{segment} at offset {position}: {what}; {resume - position} bytes skipped"))
+                what = "torn or damaged record" if header else "no readable record"
+                cause = "damaged, or the writer was killed, or it is still writing"
+                skipped = resume - position
+                report(ArchiveError(f"{segment} at offset {position}: {what}; {skipped} bytes skipped ({cause})"))
                 position = resume
         return entries
 

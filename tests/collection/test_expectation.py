@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -24,7 +26,7 @@ def naive(parts) -> set[int]:
 
 def assert_normal(parts: list[SlotRange]) -> None:
     assert all(part.start < part.end for part in parts)
-    assert all(a.end < b.start for a, b in zip(parts, parts[1:], strict=False))
+    assert all(a.end < b.start for a, b in itertools.pairwise(parts))
 
 
 @given(ranges, ranges)
@@ -60,7 +62,7 @@ def test_slots_become_ranges_in_any_order_and_with_repeats(slots):
 def test_newest_first_covers_everything_once_in_falling_pieces(parts, size):
     pieces = list(ex.newest_first(parts, I, size))
     assert all(0 < piece.end - piece.start <= size * MS for piece in pieces)
-    assert all(later.end <= earlier.start for earlier, later in zip(pieces, pieces[1:], strict=False))
+    assert all(later.end <= earlier.start for earlier, later in itertools.pairwise(pieces))
     slots = [slot for piece in pieces for slot in range(piece.start, piece.end, MS)]
     assert len(slots) == len(set(slots))
     assert set(slots) == naive(ex.normal(parts))

@@ -22,7 +22,7 @@ processes = multiprocessing.get_context("spawn")
 @pytest.fixture
 def db(database_url: str) -> Iterator[Database]:
     database = Database(database_url)
-    database.run(lambda conn: metadata.create_all(conn))
+    database.run(metadata.create_all)
     yield database
     database.dispose()
 
