@@ -1,0 +1,145 @@
+"""The migration chain builds exactly tables.py, and every way a schema can differ is named."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+from sqlalchemy import inspect, text
+
+from ray_app.cli import cli
+from ray_app.errors import SchemaDrift
+from ray_app.storage import migrate
+from ray_app.storage.engine import Database
+from ray_app.storage.tables import VIEWS, metadata
+
+
+def alter(db: Database, *statements: str) -> None:
+    def work(conn: object) -> None:
+        for statement in statements:
+            conn.execute(text(statement))  # type: ignore[attr-defined]
+
+    db.run(work)
+
+
+def test_the_chain_from_empty_is_exactly_the_declared_tables_and_repeats(database_url: str) -> None:
+    db = Database(database_url)
+    assert migrate.check(db)[0] == "no migration has run, 0001 is expected: run crypto-data db upgrade"
+    assert [migrate.upgrade(db), migrate.upgrade(db)] == ["0001", "0001"]
+    assert migrate.check(db) == []
+    migrate.require_current(db)
+    with db.read() as conn:
+        assert set(inspect(conn).get_table_names()) == {*metadata.tables, "schema_version"}
+        assert set(inspect(conn).get_view_names()) == set(VIEWS)
+    db.dispose()
+
+
+@pytest.mark.integration
+def test_an_upgrade_that_was_killed_half_way_is_simply_run_again(mariadb_url: str) -> None:
+    db = Database(mariadb_url)
+    migrate.upgrade(db)
+    alter(
+        db,
+        "DELETE FROM schema_version",
+        "DROP TABLE api_keys",
+        "DROP VIEW price_current",
+        "DROP INDEX ix_outbox_created_at ON outbox",
+    )
+    migrate.upgrade(db)
+    assert migrate.check(db) == []
+    db.dispose()
+
+
+def test_many_processes_may_upgrade_at_once_from_any_directory(database_url: str, tmp_path: object) -> None:
+    program = "import sys; from ray_app.cli import main; main(['db', 'upgrade', '--database-url', sys.argv[1]])"
+    running = [
+        subprocess.Popen([sys.executable, "-c", program, database_url], cwd=str(tmp_path), stderr=subprocess.PIPE)
+        for _ in range(4)
+    ]
+    errors = [process.communicate(timeout=120)[1] for process in running]
+    assert [process.returncode for process in running] == [0] * 4, errors
+    db = Database(database_url)
+    assert migrate.check(db) == []
+    db.dispose()
+
+
+BOTH = {
+    "DROP TABLE dead_letters": "table dead_letters is missing",
+    "DROP VIEW ohlc_current": "view ohlc_current is missing",
+    "ALTER TABLE outbox ADD COLUMN extra INTEGER": "column outbox.extra is not of this version",
+    "ALTER TABLE collector_runs DROP COLUMN last_error": "column collector_runs.last_error is missing",
+    "UPDATE schema_version SET version_num = '0999'": "the schema is at revision 0999, which this version does not know: "
+    "a newer version has used it",
+}
+ONLY_MARIADB = {
+    "DROP INDEX ix_crypto_assets_symbol ON crypto_assets": "index on crypto_assets (symbol) is missing",
+    "DROP INDEX uq_crypto_assets_coin_id ON crypto_assets": "unique index on crypto_assets (coin_id) is missing",
+    "ALTER TABLE crypto_assets DROP INDEX ix_crypto_assets_symbol, ADD UNIQUE INDEX u (symbol)": "index on "
+    "crypto_assets (symbol) is unique",
+    "ALTER TABLE quota_ledger DROP PRIMARY KEY, ADD PRIMARY KEY (month, account)": "the primary key of quota_ledger is "
+    "(month, account), (account, month) is expected",
+    "ALTER TABLE price_data_real MODIFY current_price DECIMAL(20,8) NOT NULL": "column price_data_real.current_price is "
+    "DECIMAL(20,8), DOUBLE is expected",
+    "ALTER TABLE price_data_real MODIFY current_price DOUBLE": "column price_data_real.current_price may be NULL, and it "
+    "may not by this version",
+    "ALTER TABLE api_keys MODIFY expires_at BIGINT NOT NULL": "column api_keys.expires_at may not be NULL, and it may by "
+    "this version",
+    "ALTER TABLE fetches MODIFY source VARCHAR(48) CHARACTER SET ascii COLLATE ascii_general_ci NOT NULL": "column "
+    "fetches.source has collation ascii_general_ci, ascii_bin is expected",
+    "ALTER TABLE outbox MODIFY body BLOB NOT NULL": "column outbox.body is BLOB, MEDIUMBLOB is expected",
+    "CREATE OR REPLACE VIEW price_current AS SELECT 1 AS symbol": f"view price_current has columns (symbol), "
+    f"({', '.join(VIEWS['price_current'])}) are expected",
+}
+
+
+@pytest.mark.parametrize("change", BOTH)
+def test_each_difference_is_one_sentence(db: Database, change: str) -> None:
+    alter(db, change)
+    assert migrate.check(db) == [BOTH[change]]
+    with pytest.raises(SchemaDrift, match="the schema is not this version's"):
+        migrate.require_current(db)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("change", ONLY_MARIADB)
+def test_each_difference_is_one_sentence_on_mariadb(mariadb: Database, change: str) -> None:
+    alter(mariadb, change)
+    assert migrate.check(mariadb) == [ONLY_MARIADB[change]]
+
+
+def test_types_nullability_and_indexes_are_compared_on_sqlite(sqlite_url: str) -> None:
+    db = Database(sqlite_url)
+    migrate.upgrade(db)
+    alter(
+        db,
+        "DROP TABLE quota_ledger",
+        "CREATE TABLE quota_ledger (account VARCHAR(32) NOT NULL, month INTEGER NOT NULL, spent TEXT, PRIMARY KEY (month, account))",
+        "DROP INDEX ix_crypto_assets_symbol",
+        "CREATE UNIQUE INDEX u ON crypto_assets (symbol)",
+    )
+    assert sorted(migrate.check(db)) == [
+        "column quota_ledger.spent is TEXT, BIGINT is expected",
+        "column quota_ledger.spent may be NULL, and it may not by this version",
+        "index on crypto_assets (symbol) is unique",
+        "the primary key of quota_ledger is (month, account), (account, month) is expected",
+    ]
+    db.dispose()
+
+
+def test_the_command_names_differences_and_exits_with_1(database_url: str) -> None:
+    def call(*arguments: str) -> tuple[int, str]:
+        done = CliRunner().invoke(cli, ["db", *arguments, "--database-url", database_url])
+        return done.exit_code, done.output
+
+    assert call("check")[0] == 1
+    code, said = call("upgrade")
+    assert code == 0
+    assert "is at revision 0001" in said
+    assert "node:node" not in said
+    assert call("check") == (0, f"{Database(database_url).where}: no difference\n")
+    db = Database(database_url)
+    alter(db, "DROP TABLE api_keys", "DROP VIEW price_current")
+    db.dispose()
+    assert call("check") == (1, "table api_keys is missing\nview price_current is missing\n")
