@@ -1,0 +1,111 @@
+"""The sandbox as a process: uvicorn on loopback, ended by SIGTERM or Ctrl-C within a second."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import signal
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from ray_app.errors import ConfigError
+from ray_app.sandbox.app import ABORT, SandboxApp
+
+
+#: wall seconds that answers under way have to finish once the end is asked for
+_LAST_WORDS_S = 0.3
+
+
+class _Protocol(HttpToolsProtocol):
+    """uvicorn's protocol, which also lets the application break its connection."""
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.scope["extensions"] = {ABORT: {"abort": self._abort}}
+
+    def _abort(self, reset: bool) -> None:
+        if not reset:
+            self.transport.close()  # what was sent still arrives, then the stream ends
+            return
+        connection = self.transport.get_extra_info("socket")
+        # Linger 0: the peer sees a reset, not an orderly end.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.transport.abort()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server with our own signals: it ends with status 0 and says when it is ready."""
+
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_ready = on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_ready()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._end)
+        yield
+
+    def _end(self) -> None:
+        self.should_exit = True
+        # Answers that a fault holds back must not hold back the end.
+        asyncio.get_running_loop().call_later(_LAST_WORDS_S, self._force)
+
+    def _force(self) -> None:
+        self.force_exit = True
+
+
+def require_loopback(host: str) -> None:
+    """ConfigError unless ``host`` is a loopback address: made-up prices must never look like a real upstream."""
+    try:
+        if host == "localhost" or ipaddress.ip_address(host).is_loopback:
+            return
+    except ValueError:
+        pass
+    raise ConfigError(f"the sandbox listens on loopback only, not on {host!r}; use 127.0.0.1")
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening address; port 0 takes a free one. ConfigError where the port is taken."""
+    require_loopback(host)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise ConfigError(f"cannot listen on {host}:{port} ({error.strerror}); choose another --port") from error
+    return listener
+
+
+def serve(app: SandboxApp, listener: socket.socket, on_ready: Callable[[], None]) -> None:
+    """Serve until SIGTERM or SIGINT; closes the listener and the app's log."""
+    config = uvicorn.Config(
+        app,
+        http=_Protocol,
+        ws="none",
+        lifespan="on",
+        log_level="warning",
+        access_log=False,
+        date_header=False,  # the answers carry node time
+        server_header=False,
+        timeout_keep_alive=75,
+    )
+    server: Any = _Server(config, on_ready)
+    try:
+        asyncio.run(server.serve(sockets=[listener]))
+    finally:
+        listener.close()
+        app.close()
