@@ -17,7 +17,6 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from ray_app.errors import ConfigError
 from ray_app.sandbox.app import ABORT, SandboxApp
 
-
 #: wall seconds that answers under way have to finish once the end is asked for
 _LAST_WORDS_S = 0.3
 
@@ -80,7 +79,8 @@ def listen(host: str, port: int) -> socket.socket:
     """A listening address; port 0 takes a free one. ConfigError where the port is taken."""
     require_loopback(host)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # The protocol by name: asyncio switches Nagle's delay off only where it knows that the socket is TCP.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
