@@ -1,0 +1,213 @@
+"""The Ray head of a local node: its command line, its environment, its private directory.
+
+Everything a second node on the same machine could collide with is set here: ports, temporary directory, token,
+HAProxy's files. Measured facts behind each setting: docs/operations.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ray_app.errors import NodeError
+from ray_app.node.haproxy import install
+from ray_app.node.ports import LOOPBACK, REPLICA_PORTS, Ports
+
+#: the objects of this node are small; 100 MB is above the least Ray takes (75 MB)
+OBJECT_STORE_BYTES = 100 * 1024 * 1024
+#: logical CPUs offered to Ray. Actors and replicas of this node ask for 0 or 0.01; jobs are drivers and hold none.
+LOGICAL_CPUS = 2
+#: Ray's session directories (its logs) that survive a start
+KEPT_SESSIONS = 2
+#: bytes the directory's path may have: HAProxy takes socket paths of 97, and /h/ + a node id of 56 + /m.sock follow
+LONGEST_TEMP_DIR = 97 - 3 - 56 - 7
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What it takes to start the Ray head of the node in ``data_dir``."""
+
+    data_dir: Path
+    ports: Ports
+
+    @property
+    def run_dir(self) -> Path:
+        """What belongs to the running node: record, token, logs (mode 0700)."""
+        return self.data_dir / "run"
+
+    @property
+    def temp_dir(self) -> Path:
+        """Ray's sockets and logs, HAProxy's files: short enough for a Unix socket, the same at every start."""
+        return temp_dir_of(self.data_dir)
+
+    @property
+    def haproxy_dir(self) -> Path:
+        """HAProxy's configuration and sockets; its path is short on purpose."""
+        return self.temp_dir / "h"
+
+    @property
+    def dashboard_url(self) -> str:
+        """The dashboard and its API."""
+        return f"http://{LOOPBACK}:{self.ports.dashboard}"
+
+    @property
+    def token_file(self) -> Path:
+        """The token that the dashboard, its API and every Ray process ask for (mode 0600)."""
+        return self.run_dir / "ray_token"
+
+    @property
+    def gcs_address(self) -> str:
+        """Where drivers find the cluster."""
+        return f"{LOOPBACK}:{self.ports.gcs}"
+
+    def prepare(self) -> str:
+        """Make the private directories, the token (kept over restarts) and HAProxy's wrapper; returns the token."""
+        for directory in (self.run_dir, self.temp_dir):
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if directory.stat().st_uid != os.getuid():
+                raise NodeError(
+                    f"{directory} belongs to another user; remove it or set TMPDIR to a directory of your own"
+                )
+            directory.chmod(0o700)
+        self._tidy()
+        install(self.run_dir / "haproxy")
+        # Ray's job supervisor looks here for its cluster; without it, it takes any cluster it finds on the host.
+        (self.temp_dir / "ray_current_cluster").write_text(self.gcs_address)
+        return ensure_token(self.token_file)
+
+    def _tidy(self) -> None:
+        """Drop what ended nodes left: HAProxy's files, and Ray's sessions but the newest."""
+        shutil.rmtree(self.haproxy_dir, ignore_errors=True)
+        sessions = sorted(path for path in self.temp_dir.glob("session_2*") if path.is_dir())
+        for session in sessions[:-KEPT_SESSIONS]:
+            shutil.rmtree(session, ignore_errors=True)
+
+    def command(self) -> list[str]:
+        """``ray start`` in the foreground, every port chosen."""
+        ports = self.ports
+        options: dict[str, object] = {
+            "port": ports.gcs,
+            "node-ip-address": LOOPBACK,
+            "node-manager-port": ports.node_manager,
+            "object-manager-port": ports.object_manager,
+            "min-worker-port": 0,
+            "max-worker-port": 0,
+            "dashboard-host": LOOPBACK,
+            "dashboard-port": ports.dashboard,
+            "dashboard-agent-listen-port": ports.agent_http,
+            "dashboard-agent-grpc-port": ports.agent_grpc,
+            "runtime-env-agent-port": ports.runtime_env_agent,
+            "metrics-export-port": ports.metrics_export,
+            "ray-client-server-port": ports.ray_client,
+            "num-cpus": LOGICAL_CPUS,
+            "num-gpus": 0,
+            "object-store-memory": OBJECT_STORE_BYTES,
+            "temp-dir": self.temp_dir,
+            "include-dashboard": "true",
+            "include-log-monitor": "false",
+        }
+        return [
+            *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
+            *(f"--{name}={value}" for name, value in options.items()),
+            "--no-monitor",  # the autoscaler's: a local node has one machine
+            "--disable-usage-stats",
+        ]
+
+    def environment(self, inherited: Mapping[str, str]) -> dict[str, str]:
+        """The environment of the head, which its actors, replicas and jobs inherit.
+
+        What ``inherited`` says about another cluster is dropped; the rest of it stays.
+        """
+        ports = self.ports
+        haproxy = self.haproxy_dir
+        kept = {name: value for name, value in inherited.items() if name not in _FOREIGN}
+        return kept | {
+            "RAY_TMPDIR": str(self.temp_dir),
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(self.token_file.absolute()),
+            "RAY_USAGE_STATS_ENABLED": "0",
+            # loopback: GCS, raylet, agents and workers
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+            "RAY_DASHBOARD_URL": self.dashboard_url,
+            "DASHBOARD_METRIC_PORT": str(ports.dashboard_metrics),
+            "AUTOSCALER_METRIC_PORT": str(ports.autoscaler_metrics),
+            # Serve behind HAProxy
+            "RAY_SERVE_ENABLE_HA_PROXY": "1",
+            "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+            "RAY_SERVE_HAPROXY_BINARY_PATH": str((self.run_dir / "haproxy").absolute()),
+            "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(haproxy / "haproxy.cfg"),
+            "RAY_SERVE_HAPROXY_SOCKET_PATH": str(haproxy / "a.sock"),
+            "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(haproxy / "m.sock"),
+            "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(haproxy),
+            "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(haproxy / "server-state"),
+            "RAY_SERVE_HAPROXY_STATS_PORT": str(ports.haproxy_stats),
+            "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports.haproxy_metrics),
+            "RAY_SERVE_HAPROXY_NBTHREAD": "2",
+            "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "10",
+            "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(ports.fallback_http),
+            "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(ports.fallback_grpc),
+            "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(ports.replica_http),
+            "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(ports.replica_http + REPLICA_PORTS - 1),
+            "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(ports.replica_grpc),
+            "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(ports.replica_grpc + REPLICA_PORTS - 1),
+            "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+            # SIGTERM ends the head at once: Serve has been shut down before, there is no other node to drain to
+            "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+            # memory: no idle workers kept ready, one malloc arena per process less generous than 8 × cores
+            "RAY_prestart_worker_first_driver": "0",
+            "RAY_enable_worker_prestart": "0",
+            "RAY_num_workers_soft_limit": "0",
+            "RAY_idle_worker_killing_time_threshold_ms": "1000",
+            "MALLOC_ARENA_MAX": "2",
+            "OMP_NUM_THREADS": "1",
+            "POLARS_MAX_THREADS": "2",
+            "RAY_event_stats": "0",
+            "RAY_DEDUP_LOGS": "0",
+            "PYTHONUNBUFFERED": "1",
+        }
+
+
+#: variables that would point this node's processes at another cluster
+_FOREIGN = frozenset(
+    {
+        "RAY_ADDRESS",
+        "RAY_API_SERVER_ADDRESS",
+        "RAY_AUTH_TOKEN",
+        "RAY_JOB_CONFIG_JSON_ENV_VAR",
+        "RAY_NODE_ID",
+        "RAY_RAYLET_PID",
+        "RAY_SESSION_NAME",
+        "RAY_SERVE_DEFAULT_HTTP_HOST",
+    }
+)
+
+
+def temp_dir_of(data_dir: Path) -> Path:
+    """The directory under the system's temporary one that belongs to the node in ``data_dir``."""
+    name = "crypto-" + hashlib.sha256(str(data_dir.absolute()).encode()).hexdigest()[:10]
+    chosen = Path(tempfile.gettempdir()) / name
+    if len(os.fsencode(chosen)) > LONGEST_TEMP_DIR:
+        chosen = Path("/tmp") / name  # noqa: S108 - mode 0700 and ours, checked in prepare()
+    return chosen
+
+
+def ensure_token(path: Path) -> str:
+    """The token in ``path``; a new one is made (mode 0600 from its first byte) where there is none."""
+    if path.exists():
+        path.chmod(0o600)
+        token = path.read_text().strip()
+        if token:
+            return token
+    token = secrets.token_hex(32)
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as stream:
+        stream.write(token)
+    return token

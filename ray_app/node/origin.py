@@ -1,0 +1,129 @@
+"""Live upstreams or the sandbox: the decision, and what follows from it for the node's settings.
+
+Live and sandbox data never mix: each origin has a directory, a database and an archive of its own, and a directory of
+simulated data belongs to one simulated market for good.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import httpx
+
+from ray_app.clock import Epoch
+from ray_app.errors import ConfigError, NodeError
+from ray_app.settings import Origin, Settings
+
+Upstream = Literal["auto", "live", "sandbox"]
+
+#: wall seconds the probe of the live upstreams may take, all in all
+PROBE_S = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Where data comes from and why. ``fallback``: nobody asked for the sandbox, live upstreams do not answer."""
+
+    origin: Origin
+    reason: str
+    fallback: bool = False
+
+
+def choose(
+    upstream: Upstream, *, replay: Path | None, faults: Path | None, time_scale: float, probe: Callable[[], str | None]
+) -> Choice:
+    """The origin of a node's data. ``probe`` says what is wrong with the live upstreams (None: they answer).
+
+    NodeError where flags contradict each other.
+    """
+    needs_sandbox = [
+        flag for flag, given in (("--replay", replay), ("--faults", faults), ("--time-scale", time_scale != 1)) if given
+    ]
+    if upstream == "live" and needs_sandbox:
+        raise NodeError(f"{', '.join(needs_sandbox)} works with the sandbox only: use --upstream sandbox")
+    if time_scale <= 0:
+        raise NodeError(f"--time-scale {time_scale:g} must be above 0")
+    for flag, file in (("--replay", replay), ("--faults", faults)):
+        if file is not None and not file.is_file():
+            raise NodeError(f"{flag} {file}: there is no such file")
+    if upstream == "live":
+        return Choice("live", "asked for")
+    if needs_sandbox:
+        return Choice("sandbox", f"{', '.join(needs_sandbox)}")
+    if upstream == "sandbox":
+        return Choice("sandbox", "asked for")
+    problem = probe()
+    return Choice("live", "they answer") if problem is None else Choice("sandbox", problem, fallback=True)
+
+
+def probe_live(settings: Settings) -> str | None:
+    """One question to each live upstream; what is wrong with them, or None. Neither question costs a credit."""
+    coingecko = settings.coingecko_base_url or "https://api.coingecko.com/api/v3"
+    questions = {
+        "CoinGecko": f"{coingecko.rstrip('/')}/ping",
+        "Coinbase": f"{settings.coinbase_exchange_base_url.rstrip('/')}/time",
+    }
+    with httpx.Client(timeout=PROBE_S / len(questions), headers={"User-Agent": "crypto-data-collection"}) as http:
+        for name, url in questions.items():
+            try:
+                answer = http.get(url)
+            except httpx.HTTPError as error:
+                return f"{name} does not answer ({type(error).__name__})"
+            if answer.status_code != 200:
+                return f"{name} answers {answer.status_code}"
+    return None
+
+
+def sandbox_variables(port: int) -> dict[str, str]:
+    """The environment that turns a node's collectors to the sandbox on ``port``, keyless."""
+    base = f"http://127.0.0.1:{port}"
+    return {
+        "COINGECKO_BASE_URL": f"{base}/coingecko/api/v3",
+        "COINBASE_EXCHANGE_BASE_URL": f"{base}/coinbase-exchange",
+        "COINBASE_API_BASE_URL": f"{base}/coinbase-api/v2",
+        "COINGECKO_API_KEY": "",  # a real key is nobody's business here
+    }
+
+
+def begin_epoch(epoch_file: Path, wall_ms: int, time_scale: float) -> Epoch:
+    """The epoch of a sandbox node that starts now: its time goes on from where it was, at the pace asked for."""
+    epoch = Epoch.load(epoch_file)
+    if epoch is None:
+        epoch = Epoch.begin(wall_ms, time_scale)
+    elif epoch.scale != time_scale:
+        epoch = epoch.rescaled(wall_ms, time_scale)
+    else:
+        return epoch
+    epoch.save(epoch_file)
+    return epoch
+
+
+def claim_market(state_dir: Path, replay: Path | None) -> None:
+    """Remember which market a sandbox directory holds; NodeError if it holds another one already."""
+    market = (
+        {"market": "generated"}
+        if replay is None
+        else {"market": "replay", "file": replay.name, "sha256": _digest(replay)}
+    )
+    path = state_dir / "market.json"
+    try:
+        known = json.loads(path.read_text())
+    except FileNotFoundError:
+        state_dir.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(market) + "\n")
+        return
+    except ValueError as error:
+        raise ConfigError(f"{path} cannot be read ({error}); use another --data-dir") from error
+    if known != market:
+        held = f"the replay of {known.get('file')}" if known.get("market") == "replay" else "a generated market"
+        raise NodeError(f"{state_dir} holds {held}; for another simulated market use another --data-dir")
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
