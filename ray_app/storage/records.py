@@ -33,6 +33,39 @@ def known_fetches(conn: Connection, fetch_ids: Sequence[int]) -> set[int]:
     return known
 
 
+def last_fetch(conn: Connection, collector: str) -> int | None:
+    """When the newest ingested answer of the collector was fetched (ms); None: it has none."""
+    return conn.scalar(
+        select(fetches.c.fetched_at)
+        .where(fetches.c.collector == collector)
+        .order_by(fetches.c.fetched_at.desc())
+        .limit(1)
+    )
+
+
+def last_good_fetch(conn: Connection, source: str, *, before: int) -> tuple[str, int] | None:
+    """(segment, position) of the endpoint's newest usable answer among fetch ids below ``before``; None: none yet."""
+    columns = fetches.c
+    row = conn.execute(
+        select(columns.segment, columns.position)
+        .where(columns.source == source, columns.outcome == "ok", columns.fetch_id < before)
+        .order_by(columns.fetched_at.desc(), columns.fetch_id.desc())
+        .limit(1)
+    ).one_or_none()
+    return None if row is None else (row[0], row[1])
+
+
+def last_good_fetched_at(conn: Connection, source: str) -> int | None:
+    """When the endpoint last gave a usable or unchanged answer (ms); None: never."""
+    columns = fetches.c
+    return conn.scalar(
+        select(columns.fetched_at)
+        .where(columns.source == source, columns.outcome.in_(("ok", "not_modified")))
+        .order_by(columns.fetched_at.desc())
+        .limit(1)
+    )
+
+
 def add_fetches(conn: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     """Index fetches that are not in the table yet (see :func:`known_fetches`)."""
     if rows:

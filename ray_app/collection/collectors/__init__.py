@@ -1,0 +1,23 @@
+"""The collectors by name. Each decides what to ask and when; the runner decides whether it may."""
+
+from __future__ import annotations
+
+from ray_app.collection.collectors.base import Collector, PollResult
+from ray_app.collection.collectors.candles import CandleCollector
+from ray_app.collection.collectors.prices import PriceCollector
+from ray_app.collection.collectors.registry import RegistryCollector
+from ray_app.errors import ConfigError
+
+#: every collector by name, in the order they are shown
+COLLECTORS: dict[str, type[Collector]] = {c.name: c for c in (PriceCollector, CandleCollector, RegistryCollector)}
+
+
+def collector(name: str) -> type[Collector]:
+    """The collector called ``name``; ConfigError if there is none."""
+    try:
+        return COLLECTORS[name]
+    except KeyError:
+        raise ConfigError(f"no collector is called {name!r}; there are {', '.join(COLLECTORS)}") from None
+
+
+__all__ = ["COLLECTORS", "Collector", "PollResult", "collector"]

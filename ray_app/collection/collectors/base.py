@@ -1,0 +1,203 @@
+"""What every collector is: schedules it declares, one pass over what is due, and repairs in the background.
+
+A collector keeps no progress. Each pass computes what is due from schedules and what is stored, so a restart in the
+middle of a slot goes on where the last process stopped and asks for nothing twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, TypeVar
+
+from sqlalchemy import Connection
+
+from ray_app.assets import Asset
+from ray_app.clock import DAY_MS
+from ray_app.collection import datasets, gaps
+from ray_app.collection.datasets import Plan, Tier
+from ray_app.collection.expectation import SlotRange, difference, intersect, union
+from ray_app.collection.runtime import Runtime
+from ray_app.errors import BudgetExhausted, CircuitOpen, RateLimited, UpstreamError
+from ray_app.sources.base import Parsed
+from ray_app.storage import records
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+#: a due slot that is still missing this long after it was due is a gap (one interval of the fastest schedule), ms
+TOLERANCE_MS = 300_000
+#: ms of slots that each look at the ledger covers at least; older owed ranges are in the ledger already
+LOOK_BACK_MS = 25 * 3_600_000
+#: node seconds before a refused request is worth another try where the upstream names no time
+RETRY_S = 60.0
+
+
+@dataclass
+class PollResult:
+    """What a pass did.
+
+    ``owed``: slots asked for that are still missing. ``retry_at``: ms when to try those again (None: with the next
+    slot). ``errors``: what upstreams said, one line each.
+    """
+
+    requests: int = 0
+    slots: int = 0
+    owed: int = 0
+    retry_at: int | None = None
+    errors: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def failed(self, error: UpstreamError, now_ms: int) -> None:
+        """Note what went wrong and when it is worth another try."""
+        text = str(error)
+        if text not in self.errors:
+            self.errors.append(text)
+        at = retry_at(error, now_ms)
+        self.retry_at = at if self.retry_at is None else min(self.retry_at, at)
+
+
+def retry_at(error: UpstreamError, now_ms: int) -> int:
+    """When (ms) a refused request is worth another try."""
+    if isinstance(error, CircuitOpen | BudgetExhausted):
+        return max(error.until_ms, now_ms + 1_000)
+    if isinstance(error, RateLimited) and error.retry_after_s is not None:
+        return now_ms + max(round(error.retry_after_s * 1_000), 1_000)
+    return now_ms + round(RETRY_S * 1_000)
+
+
+class Collector(ABC):
+    """One collector, working with one runtime. Used from one event loop, while the runtime's lease is held."""
+
+    name: ClassVar[str]
+    #: datasets whose expectation and gaps are this collector's
+    datasets: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self.plans: dict[str, Plan] = {}
+        self._looked: set[str] = set()
+
+    # --- what the runner calls ---
+
+    async def prepare(self) -> None:
+        """Declare the schedules (again after the registry has changed)."""
+        now = self.runtime.clock.now_ms()
+        wanted = {dataset: self.tiers(dataset, now) for dataset in self.datasets}
+
+        def declare(conn: Connection) -> dict[str, Plan]:
+            return {name: datasets.declare(conn, name, tiers, now) for name, tiers in wanted.items() if tiers}
+
+        self.plans = await self.runtime.write(declare)
+
+    def next_due(self, now: int) -> int:
+        """The next moment (ms) at which something becomes due."""
+        moments = [due for plan in self.plans.values() if (due := plan.next_due(now)) is not None]
+        return min(moments, default=now + round(RETRY_S * 1_000))
+
+    @abstractmethod
+    async def poll(self) -> PollResult:
+        """Ask for everything that is due now and not stored. Upstream errors are in the result, not raised."""
+
+    async def repair(self) -> None:  # noqa: B027 - a collector without history has nothing to repair
+        """Work off what is owed from the past, newest first. May be cancelled anywhere and started again."""
+
+    async def track(self) -> None:
+        """Bring the gap ledger up to date: in the first pass as far back as needed, then over the last day."""
+        now = self.runtime.clock.now_ms()
+        for dataset, plan in self.plans.items():
+            since = await self._since(plan, now)
+            assets = self.runtime.registry.assets
+
+            def look(conn: Connection, plan: Plan = plan, since: int = since, assets: Sequence[Asset] = assets) -> None:
+                datasets.load(conn, plan.dataset, lock=True)
+                gaps.record(conn, gaps.survey(conn, plan, assets, since, now - TOLERANCE_MS), now)
+
+            await self.runtime.write(look)
+            self._looked.add(dataset)
+
+    async def _since(self, plan: Plan, now: int) -> int:
+        """Every slot before this had been looked at by the passes before: they reach back LOOK_BACK_MS each."""
+        recent = now - LOOK_BACK_MS
+        if plan.dataset in self._looked:
+            return recent
+        last = await self.runtime.read(lambda conn: records.last_success(conn, self.name))
+        return (plan.horizon or recent) if last is None else min(recent, last - DAY_MS)
+
+    # --- what collectors share ---
+
+    @abstractmethod
+    def tiers(self, dataset: str, now: int) -> list[Tier]:
+        """The schedule the settings and the registry ask for."""
+
+
+async def bounded(limit: int, work: Iterable[Callable[[], Awaitable[T]]]) -> list[T]:
+    """Run the calls, at most ``limit`` at a time, starting them in order; if one raises, the others are cancelled."""
+    todo = iter(work)
+    results: list[T] = []
+
+    async def worker() -> None:
+        for call in todo:  # the iterator is shared: each worker takes the next one
+            results.append(await call())  # noqa: PERF401 - one at a time is the point
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(limit):
+                group.create_task(worker())
+    except BaseExceptionGroup as broken:
+        raise broken.exceptions[0] from None
+    return results
+
+
+class Absences:
+    """Which slots a venue has answered without: a slot is known to be empty once that is sure.
+
+    A page may be cut short, and venues publish late. So a missing bar is believed only when it is older than two
+    intervals, and it either lies between two bars of the same answer or has been missing from an earlier answer too.
+    """
+
+    def __init__(self) -> None:
+        self._missed: dict[tuple[str, int], list[SlotRange]] = {}
+
+    def judge(
+        self,
+        dataset: str,
+        asset_id: int,
+        asked: SlotRange,
+        step_ms: int,
+        present: Sequence[int],
+        doubtful: Sequence[int],
+        now: int,
+    ) -> list[SlotRange]:
+        """Ranges of ``asked`` now known to be empty.
+
+        ``present``: slots in the answer; ``doubtful``: slots it mentions but contradicts itself about.
+        """
+        there = union(SlotRange(slot, slot + step_ms) for slot in (*present, *doubtful))
+        absent = difference([asked], there)
+        inside = [slot for slot in present if asked.start <= slot < asked.end]
+        between = [SlotRange(min(inside), max(inside))] if inside else []
+        key = (dataset, asset_id)
+        before = self._missed.get(key, [])
+        sure = union(intersect(absent, between), intersect(absent, before))
+        old = [SlotRange(0, now - 2 * step_ms - (now - 2 * step_ms) % step_ms)]
+        confirmed = intersect(sure, old)
+        rest = union(difference(before, [asked]), difference(absent, confirmed))
+        if rest:
+            self._missed[key] = rest
+        else:
+            self._missed.pop(key, None)
+        return confirmed
+
+
+def doubtful_slots(parsed: Parsed) -> list[int]:
+    """Bars an answer mentions but cannot be believed about (their issues name them ``open_time@<ms>``)."""
+    found = []
+    for issue in parsed.issues:
+        name, _, at = issue.field.partition("@")
+        if name == "open_time" and at.isdigit():
+            found.append(int(at))
+    return found

@@ -1,0 +1,155 @@
+"""From an archived exchange to the rows it stands for. Pure: a function of the exchange, its place and the registry.
+
+Live ingestion, recovery after a crash, ``crypto-data reprocess`` and the check of stored values all go through
+:func:`digest`, so they cannot disagree on what a payload says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from sqlalchemy import Table
+
+from ray_app.assets import AssetRegistry
+from ray_app.collection.archive import ArchivedAt
+from ray_app.errors import MalformedPayload, RateLimited, UpstreamError, UpstreamRejected, UpstreamUnavailable
+from ray_app.sources import endpoint
+from ray_app.sources.base import Endpoint, Exchange, Parsed, Row
+from ray_app.storage.tables import market_data, ohlc_data, price_data_real
+
+#: tables whose rows are written as parsed; ``crypto_assets`` rows go through the registry's reconciliation
+VALUE_TABLES: dict[str, Table] = {table.name: table for table in (price_data_real, ohlc_data, market_data)}
+
+#: what a row's key calls its asset
+_IDENTITIES = ("coin_id", "coinbase_product")
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """What a body yields. ``rows`` by table name, ready for the guarded upsert; ``quality`` and ``dead`` likewise.
+
+    ``outcome``: ok, not_modified, rejected, rate_limited, unavailable or malformed. ``unknown``: ids in the answer
+    that the registry does not know; their rows are not stored.
+    """
+
+    outcome: str
+    error: UpstreamError | None = None
+    parsed: Parsed | None = None
+    rows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    quality: list[dict[str, Any]] = field(default_factory=list)
+    dead: dict[str, Any] | None = None
+    unknown: tuple[str, ...] = ()
+
+    @property
+    def row_count(self) -> int:
+        """Rows the body yielded, whether their assets are known or not."""
+        return len(self.parsed.rows) if self.parsed is not None else 0
+
+
+def digest(exchange: Exchange, at: ArchivedAt, registry: AssetRegistry) -> Digest:
+    """Parse the exchange and resolve the upstream's identities to assets."""
+    source = endpoint(exchange.request.endpoint)
+    if exchange.status == 304:
+        return Digest("not_modified")
+    try:
+        parsed = source.parse(exchange)
+    except RateLimited as error:
+        return Digest("rate_limited", error)
+    except UpstreamUnavailable as error:
+        return Digest("unavailable", error)
+    except UpstreamRejected as error:
+        return Digest("rejected", error)
+    except MalformedPayload as error:
+        return Digest("malformed", error, dead=_dead_letter(source, exchange, at, error))
+    rows, unknown = _resolved(source, exchange, at, parsed.rows, registry)
+    return Digest("ok", None, parsed, rows, _quality(source, exchange, at, parsed, unknown), None, tuple(unknown))
+
+
+def _resolved(
+    source: Endpoint, exchange: Exchange, at: ArchivedAt, rows: Iterable[Row], registry: AssetRegistry
+) -> tuple[dict[str, list[dict[str, Any]]], dict[str, str]]:
+    """Rows of the value tables by table; and the identities nobody knows, with the column they came in."""
+    provenance = {
+        "fetched_at": exchange.fetched_at,
+        "parser_version": source.parser_version,
+        "payload_hash": at.payload_hash,
+    }
+    found: dict[str, list[dict[str, Any]]] = {}
+    unknown: dict[str, str] = {}
+    for row in rows:
+        if row.table not in VALUE_TABLES:
+            continue
+        stored: dict[str, Any] = {**row.values, "event_version": row.event_version, **provenance}
+        for name, value in row.key.items():
+            if name in _IDENTITIES:
+                asset_id = _asset_id(registry, name, str(value))
+                if asset_id is None:
+                    unknown[str(value)] = name
+                stored["asset_id"] = asset_id
+            else:
+                stored[name] = value
+        if stored.get("asset_id", 0) is not None:
+            found.setdefault(row.table, []).append(stored)
+    return found, unknown
+
+
+def _asset_id(registry: AssetRegistry, identity: str, value: str) -> int | None:
+    asset = registry.by_coin_id(value) if identity == "coin_id" else registry.by_product(value)
+    return asset.asset_id if asset is not None else None
+
+
+def _quality(
+    source: Endpoint, exchange: Exchange, at: ArchivedAt, parsed: Parsed, unknown: dict[str, str]
+) -> list[dict[str, Any]]:
+    found = [(issue.kind, issue.subject, issue.field, issue.detail) for issue in parsed.issues]
+    found += [("missing_id", subject, "", "asked for, silently left out of the answer") for subject in parsed.missing]
+    found += [
+        ("unknown_id", subject, name, "not in the registry; its rows are not stored")
+        for subject, name in unknown.items()
+    ]
+    return [
+        {
+            "payload_hash": at.payload_hash,
+            "kind": kind[:24],
+            "subject": subject[:150],
+            "field": name[:64],
+            "source": source.name,
+            "fetched_at": exchange.fetched_at,
+            "detail": detail,
+        }
+        for kind, subject, name, detail in found
+    ]
+
+
+def _dead_letter(source: Endpoint, exchange: Exchange, at: ArchivedAt, error: UpstreamError) -> dict[str, Any]:
+    return {
+        "payload_hash": at.payload_hash,
+        "source": source.name,
+        "parser_version": source.parser_version,
+        "fetched_at": exchange.fetched_at,
+        "error": str(error),
+    }
+
+
+def fetch_row(exchange: Exchange, at: ArchivedAt, collector: str, found: Digest) -> dict[str, Any]:
+    """The row of ``fetches`` that indexes the exchange."""
+    request = exchange.request
+    asked = {"path": request.path, "params": dict(request.params), "context": dict(request.context)}
+    return {
+        "fetch_id": at.fetch_id,
+        "source": request.endpoint,
+        "collector": collector,
+        "request": orjson.dumps(asked, option=orjson.OPT_SORT_KEYS).decode(),
+        "status": exchange.status,
+        "fetched_at": exchange.fetched_at,
+        "payload_hash": at.payload_hash,
+        "payload_bytes": at.payload_bytes,
+        "segment": at.segment,
+        "position": at.position,
+        "outcome": found.outcome,
+        "row_count": found.row_count,
+        "error": str(found.error) if found.error is not None else None,
+    }

@@ -1,0 +1,121 @@
+"""The one transaction in which an exchange becomes rows: index, values, quality events, registry, outbox.
+
+Synchronous and free of any policy: :mod:`ray_app.collection.ingest` decides when and under which lease, and
+``crypto-data reprocess`` calls the same functions to rebuild tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from sqlalchemy import Connection, select
+
+from ray_app.assets import AssetRegistry
+from ray_app.collection.archive import ArchivedAt
+from ray_app.collection.digest import VALUE_TABLES, Digest, fetch_row
+from ray_app.sources.base import Exchange
+from ray_app.storage import outbox, queries, records
+from ray_app.storage.tables import ORDER_COLUMNS, price_data_real
+from ray_app.storage.upsert import guarded_upsert, standing
+
+PRICE_CHANNEL = "prices"
+#: rows per statement: bounds the memory of a large body
+_CHUNK = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """An archived exchange and what it says."""
+
+    at: ArchivedAt
+    collector: str
+    exchange: Exchange
+    found: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a transaction did. ``first_seq`` is that of the first of ``events`` in the outbox."""
+
+    fresh: frozenset[int]  # fetch ids ingested now; the others had been before
+    changed: int  # rows of value tables
+    first_seq: int
+    events: tuple[bytes, ...]
+    newest_event: int | None  # ms: newest event time among the values
+
+
+def write(conn: Connection, items: Sequence[Item], registry: AssetRegistry, now_ms: int) -> Written:
+    """Ingest every item that has not been before. Call inside a write transaction, under the lease's fence."""
+    known = records.known_fetches(conn, [item.at.fetch_id for item in items])
+    fresh = [item for item in items if item.at.fetch_id not in known]
+    records.add_fetches(conn, [fetch_row(i.exchange, i.at, i.collector, i.found) for i in fresh])
+    changed = write_values(conn, fresh)
+    prices = [row for item in fresh for row in item.found.rows.get(price_data_real.name, ())]
+    bodies = price_events(conn, prices, registry)
+    events = outbox.append(conn, PRICE_CHANNEL, bodies, now_ms) if bodies else range(0)
+    return Written(
+        frozenset(item.at.fetch_id for item in fresh), changed, events.start, tuple(bodies), newest_event(fresh)
+    )
+
+
+def write_values(conn: Connection, items: Sequence[Item]) -> int:
+    """Values, quality events and dead letters of the items; how many rows of value tables changed."""
+    changed = 0
+    for name, table in VALUE_TABLES.items():
+        rows = [row for item in items for row in item.found.rows.get(name, ())]
+        for start in range(0, len(rows), _CHUNK):
+            changed += guarded_upsert(conn, table, rows[start : start + _CHUNK])
+    records.add_quality_events(conn, [row for item in items for row in item.found.quality])
+    records.add_dead_letters(conn, [item.found.dead for item in items if item.found.dead is not None])
+    return changed
+
+
+def newest_event(items: Sequence[Item]) -> int | None:
+    """The newest event time (ms) among the values of the items: of candles their close."""
+    return max(
+        (row["event_version"] for item in items for rows in item.found.rows.values() for row in rows), default=None
+    )
+
+
+def price_events(conn: Connection, rows: Sequence[dict[str, Any]], registry: AssetRegistry) -> list[bytes]:
+    """Events of the rows that were just written, won, and are now the newest the node has of their asset.
+
+    A repaired slot of the past is no news to a price stream and makes no event; the table has it.
+    """
+    if not rows:
+        return []
+    won = [row for row, stands in zip(rows, standing(conn, price_data_real, rows), strict=True) if stands]
+    newest = queries.newest_slots(conn, "prices")
+    current = [row for row in won if row["slot"] == newest.get(row["asset_id"])]
+    best = _best_sources(conn, current)
+    return [
+        _event(row, registry)
+        for row in sorted(current, key=lambda r: r["asset_id"])
+        if row["source"] == best[row["asset_id"], row["slot"]]
+    ]
+
+
+def _best_sources(conn: Connection, rows: Sequence[dict[str, Any]]) -> dict[tuple[int, int], str]:
+    """By (asset, slot): the stored source that consumers are shown."""
+    ranks = {name: rank for rank, name in enumerate(queries.SOURCE_PRIORITY)}
+    best: dict[tuple[int, int], str] = {}
+    columns = price_data_real.c
+    for slot in sorted({row["slot"] for row in rows}):
+        ids = [row["asset_id"] for row in rows if row["slot"] == slot]
+        query = select(columns.asset_id, columns.source).where(columns.asset_id.in_(ids), columns.slot == slot)
+        for asset_id, source in conn.execute(query):
+            held = best.get((asset_id, slot))
+            if held is None or (ranks.get(source, 99), source) < (ranks.get(held, 99), held):
+                best[asset_id, slot] = source
+    return best
+
+
+def _event(row: dict[str, Any], registry: AssetRegistry) -> bytes:
+    asset = registry.by_id(row["asset_id"])
+    assert asset is not None  # noqa: S101 - digest() took the id from this very registry
+    body: dict[str, Any] = {"symbol": asset.symbol, "coin_id": asset.coin_id}
+    body |= {column.name: row.get(column.name) for column in price_data_real.c if column.name not in ORDER_COLUMNS}
+    return orjson.dumps(body)
