@@ -1,7 +1,7 @@
 """The asset registry: which assets there are, what each upstream calls them, and what a user means by a name.
 
 Pure: the packaged list (``data/assets.csv``) is the seed, ``storage/registry.py`` keeps the registry in the database,
-and :func:`reconcile` keeps it true against the upstreams' own lists.
+and ``reconcile.py`` keeps it true against the upstreams' own lists.
 
 Tickers are not unique and do not last. A ``coin_id`` (CoinGecko's) is unique; a renamed or merged coin keeps its row,
 with ``valid_to``, its successor and how many units of that one unit became.

@@ -69,6 +69,7 @@ def request_of_params(
 
     ConfigError names an unknown parameter (with near matches) or the one the path cannot do without.
     """
+    params = {endpoint.aliases.get(name, name): value for name, value in params.items()}
     places = {name for template in endpoint.paths for name in _PLACE.findall(template)}
     known = endpoint.query | places
     for name in params:

@@ -92,6 +92,8 @@ class Endpoint(ABC):
     paths: ClassVar[tuple[str, ...]]
     #: query parameters the upstream documents for these paths
     query: ClassVar[frozenset[str]] = frozenset()
+    #: other names the upstream's documentation uses for a placeholder of ``paths``
+    aliases: ClassVar[Mapping[str, str]] = {}
 
     @abstractmethod
     def request(self, *args: Any, **kwargs: Any) -> Request:

@@ -116,6 +116,7 @@ class CandlesBase(Endpoint):
     account: ClassVar[str] = EXCHANGE
     paths: ClassVar[tuple[str, ...]] = ("/products/{product_id}/candles",)
     query: ClassVar[frozenset[str]] = frozenset({"granularity", "start", "end"})
+    aliases: ClassVar[Mapping[str, str]] = {"id": "product_id"}
 
     def request(self, product: str, interval_s: int, start_ms: int, end_ms: int) -> Request:
         """Candles of ``product`` that open in ``[start_ms, end_ms)``: at most 300 of ``interval_s`` seconds.
@@ -254,8 +255,8 @@ class ExchangeRates(Endpoint):
         data = body.get("data")
         if not isinstance(data, dict) or not isinstance(data.get("rates"), dict):
             raise MalformedPayload(self.name, f"no object 'data' with 'rates', but {shown(data)}")
-        currency, asked = data.get("currency"), exchange.request.params.get("currency", "USD")
-        if not isinstance(currency, str) or currency.upper() != asked.upper():
+        currency, asked = data.get("currency"), exchange.request.params.get("currency", "")
+        if not isinstance(currency, str) or currency.upper() != (asked or currency).upper():
             raise MalformedPayload(self.name, f"asked for {shown(asked)}, the answer is about {shown(currency)}")
         found = Findings()
         read = self._all if currency.upper() == "USD" else self._one

@@ -289,7 +289,7 @@ class MarketChart(CoinGeckoEndpoint):
         self._in_usd(exchange)
         coin_id = self._coin_id(exchange)
         body = expect_object(self.name, read_answer(exchange), "prices, market_caps, total_volumes")
-        if "prices" not in body:
+        if body.get("prices") is None:
             raise MalformedPayload(self.name, f"no prices in the object ({', '.join(sorted(body)[:5])})")
         found = Findings()
         prices = self._series(found, coin_id, body, "prices", PRICE)
@@ -317,7 +317,7 @@ class MarketChart(CoinGeckoEndpoint):
         self, found: Findings, coin_id: str, body: Mapping[str, Any], field: str, bounds: Any
     ) -> dict[int, float]:
         """One array as value by time stamp (ms); a moment stated twice with different values is left out."""
-        points = expect_list(self.name, body.get(field) or [], f"[ms, value] in {field}")
+        points = expect_list(self.name, body.get(field, []) if body.get(field) is not None else [], f"[ms, value] in {field}")
         series: dict[int, float] = {}
         contradicted: set[int] = set()
         pairs = 0
