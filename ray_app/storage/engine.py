@@ -40,9 +40,9 @@ _DISCONNECTED = frozenset({1053, 1927, 2003, 2006, 2013, 2014, 2055})
 _SQLITE_PATIENCE_S = 60.0
 #: Wall seconds between two looks at the SQLite write lock. SQLite's own handler backs off to 100 ms, which
 #: starves short transactions beside a bulk load that takes the lock again at once.
-_SQLITE_LOOK_S = 0.003
+_SQLITE_LOOK_S = 0.002
 #: A bulk load leaves the lock alone this long between chunks: longer than any waiter sleeps between two looks.
-_CHUNK_PAUSE_S = 0.008
+_CHUNK_PAUSE_S = 0.004
 _MYSQL_ATTEMPTS = 12
 #: Strict: a value that does not fit is an error, never silently another value.
 _SQL_MODE = "STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION,ERROR_FOR_DIVISION_BY_ZERO"

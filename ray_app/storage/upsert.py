@@ -13,6 +13,7 @@ import logging
 import tempfile
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from operator import itemgetter
 
 from sqlalchemy import Connection, Table, and_, exc, or_, select
 from sqlalchemy.dialects import mysql, sqlite
@@ -87,15 +88,16 @@ def standing(conn: Connection, table: Table, rows: Sequence[Mapping[str, object]
 def _merged(table: Table, cells: list[tuple[Cell, ...]]) -> list[tuple[Cell, ...]]:
     """One row per key, by the rules the database applies, in key order: writers of the same rows queue."""
     names = [column.name for column in table.columns]
-    key = [names.index(name) for name in key_columns(table)]
-    order = [names.index(name) for name in order_columns(table)]
-    earliest = [names.index(name) for name in table.info.get("earliest", ())]
-    best: dict[tuple[Cell, ...], tuple[Cell, ...]] = {}
-    for row in cells:
-        identity = tuple(row[i] for i in key)
-        held = best.get(identity)
-        best[identity] = row if held is None else _merge_two(held, row, order, earliest)
-    return [best[identity] for identity in sorted(best)]
+    identity = itemgetter(*(names.index(name) for name in key_columns(table)))
+    best = dict(zip(map(identity, cells), cells, strict=True))
+    if len(best) < len(cells):
+        order = [names.index(name) for name in order_columns(table)]
+        earliest = [names.index(name) for name in table.info.get("earliest", ())]
+        best = {}
+        for row in cells:
+            held = best.get(key := identity(row))
+            best[key] = row if held is None else _merge_two(held, row, order, earliest)
+    return [best[key] for key in sorted(best)]
 
 
 def _merge_two(
