@@ -8,13 +8,14 @@ import ipaddress
 import signal
 import socket
 import struct
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from ray_app.errors import ConfigError
+from ray_app.errors import ConfigError, NodeError
 from ray_app.sandbox.app import ABORT, SandboxApp
 
 #: wall seconds that answers under way have to finish once the end is asked for
@@ -41,9 +42,10 @@ class _Protocol(HttpToolsProtocol):
 class _Server(uvicorn.Server):
     """uvicorn's server with our own signals: it ends with status 0 and says when it is ready."""
 
-    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None], *, own_signals: bool = True) -> None:
         super().__init__(config)
         self._on_ready = on_ready
+        self._own_signals = own_signals
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -51,9 +53,10 @@ class _Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._end)
+        if self._own_signals:
+            loop = asyncio.get_running_loop()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, self._end)
         yield
 
     def _end(self) -> None:
@@ -92,7 +95,28 @@ def listen(host: str, port: int) -> socket.socket:
 
 def serve(app: SandboxApp, listener: socket.socket, on_ready: Callable[[], None]) -> None:
     """Serve until SIGTERM or SIGINT; closes the listener and the app's log."""
-    config = uvicorn.Config(
+    _run(_Server(_config(app), on_ready), app, listener)
+
+
+@contextlib.contextmanager
+def running(app: SandboxApp) -> Iterator[str]:
+    """A server of ``app`` in a thread, on a free port, for the block; yields its URL. For tests."""
+    listener = listen("127.0.0.1", 0)
+    ready = threading.Event()
+    server = _Server(_config(app), ready.set, own_signals=False)
+    thread = threading.Thread(target=_run, args=(server, app, listener), name="sandbox")
+    thread.start()
+    try:
+        if not ready.wait(30):
+            raise NodeError("the sandbox's server did not start within 30 s")
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = server.force_exit = True
+        thread.join()
+
+
+def _config(app: SandboxApp) -> uvicorn.Config:
+    return uvicorn.Config(
         app,
         http=_Protocol,
         ws="none",
@@ -103,9 +127,12 @@ def serve(app: SandboxApp, listener: socket.socket, on_ready: Callable[[], None]
         server_header=False,
         timeout_keep_alive=75,
     )
-    server: Any = _Server(config, on_ready)
+
+
+def _run(server: _Server, app: SandboxApp, listener: socket.socket) -> None:
+    serving: Any = server.serve(sockets=[listener])
     try:
-        asyncio.run(server.serve(sockets=[listener]))
+        asyncio.run(serving)
     finally:
         listener.close()
         app.close()
