@@ -148,6 +148,9 @@ class Settings(BaseSettings):
     rate_limit_window_s: int = Field(
         60, ge=1, validation_alias=_names("RATE_LIMIT_WINDOW"), description="seconds, wall"
     )
+    access_log: bool = Field(
+        True, validation_alias=_names("ACCESS_LOG"), description="one JSON line per request; never a key or a query"
+    )
     max_streams: int = Field(
         1_000, ge=1, validation_alias=_names("MAX_STREAMS"), description="open streams per replica"
     )

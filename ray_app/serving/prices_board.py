@@ -1,0 +1,405 @@
+"""Current prices in memory, encoded once per change.
+
+The board reads the newest slot of every asset from the database and then follows the outbox. What it shows is what the
+database's current view shows: per asset the newest slot, of that slot the best source, of that source the highest
+write in order. Applying an event twice, or one that the snapshot already holds, changes nothing.
+
+Where several sources report the *same* slot, ``venues`` lists them all and ``consensus_price`` is their median;
+otherwise both are null: one price is not a consensus.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from statistics import median
+from typing import Any, Protocol
+
+import orjson
+from sqlalchemy.exc import SQLAlchemyError
+
+from ray_app.assets import Asset, AssetRegistry
+from ray_app.clock import iso
+from ray_app.collection.event_bus import Event
+from ray_app.errors import StorageError
+from ray_app.storage import gateway_queries, outbox
+from ray_app.storage.engine import Database
+from ray_app.storage.queries import SOURCE_PRIORITY
+
+logger = logging.getLogger(__name__)
+
+CHANNEL = "prices"
+#: wall seconds between two looks at the database while the feed does not work
+REFRESH_S = 5.0
+#: wall seconds between two comparisons with the database while the feed works
+RECONCILE_S = 60.0
+#: spellings of symbols that are remembered; more than all tickers, ids and cases in use
+_MAX_VIEWS = 8_192
+#: pages of the whole list that are kept encoded (and compressed) until a price changes
+_MAX_PAGES = 32
+
+#: how good a price of each source is
+QUALITY = {
+    "coingecko.markets": "observed",
+    "coinbase.candles": "reconstructed",
+    "coingecko.market_chart": "reconstructed",
+    "coinbase.exchange_rates": "fallback",
+}
+
+#: field of the answer → column of price_data_real
+FIELDS = {
+    "current_price": "current_price",
+    "price_change_24h": "price_change_24h",
+    "price_change_percentage_24h": "price_change_percentage_24h",
+    "market_cap": "market_cap",
+    "market_cap_rank": "market_cap_rank",
+    "volume_24h": "volume_usd_24h",
+    "high_24h": "high_24h",
+    "low_24h": "low_24h",
+    "open_24h": "open_24h",
+}
+
+Row = Mapping[str, Any]
+
+
+class RegistryProvider(Protocol):
+    """Whoever knows the asset registry in force; a changed registry is another object."""
+
+    @property
+    def current(self) -> AssetRegistry:
+        """The registry as last read."""
+
+    @property
+    def as_of(self) -> int | None:
+        """When an asset of it was last changed, ms of node time; None: it is the packaged one."""
+
+
+class Entry:
+    """What is sent for one asset: ``body`` and its strong ``etag``; ``as_of`` in ms of node time."""
+
+    __slots__ = ("as_of", "body", "etag", "headers", "quality", "source")
+
+    def __init__(self, body: bytes, as_of: int, source: str, quality: str) -> None:
+        self.source = source
+        self.quality = quality
+        self.body = body
+        self.as_of = as_of
+        self.etag = etag_of(body)
+        self.headers: tuple[tuple[bytes, bytes], ...] = (
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+            (b"etag", self.etag),
+            (b"cache-control", b"private, no-cache"),
+        )
+
+
+class _State:
+    """An asset's newest slot: one row per source that has it. Never changed, only replaced."""
+
+    __slots__ = ("entry", "rows", "slot")
+
+    def __init__(self, slot: int, rows: dict[str, Row]) -> None:
+        self.slot = slot
+        self.rows = rows
+        self.entry: Entry | None = None
+
+
+class View:
+    """One asset as somebody asked for it (``note``: what was assumed to find it)."""
+
+    __slots__ = ("_board", "_entry", "_state", "asset", "note")
+
+    def __init__(self, board: PriceBoard, asset: Asset, note: str | None) -> None:
+        self._board = board
+        self._state: _State | None = None
+        self._entry: Entry | None = None
+        self.asset = asset
+        self.note = note
+
+    def entry(self) -> Entry | None:
+        """The asset's current price, encoded; None: it has none."""
+        state = self._board.state(self.asset.asset_id)
+        if state is None:
+            return None
+        if state is not self._state:
+            self._entry = self._board.encode(self.asset, state, self.note)
+            self._state = state
+        return self._entry
+
+
+class PriceBoard:
+    """The current price of every asset. Not for several threads: loading and applying happen in the event loop."""
+
+    def __init__(self, registry: RegistryProvider) -> None:
+        self._registry = registry
+        self._known: AssetRegistry | None = None
+        self._states: dict[int, _State] = {}
+        self._views: dict[str, View] = {}
+        self._ranked: tuple[Asset, ...] = ()
+        self._pages: dict[Any, Any] = {}
+        self._pages_version = -1
+        self.loaded = False
+        self.version = 0  # rises with every visible change
+        self.position = 0  # the last outbox event seen
+
+    # --- reading ---
+
+    def view(self, typed: str) -> View:
+        """The asset called ``typed`` (ticker or coin id, any case); raises UnknownSymbol with near matches."""
+        registry = self._look_at_registry()
+        view = self._views.get(typed)
+        if view is None:
+            resolution = registry.resolve(typed)
+            if len(self._views) >= _MAX_VIEWS:
+                self._views.clear()
+            view = self._views[typed] = View(self, resolution.asset, resolution.note)
+        return view
+
+    def seen(self, typed: str) -> View | None:
+        """The view of a symbol that has been asked for before under the registry in force; never resolves anything."""
+        return self._views.get(typed) if self._registry.current is self._known else None
+
+    def state(self, asset_id: int) -> _State | None:
+        """The newest slot of an asset."""
+        return self._states.get(asset_id)
+
+    def ranked(self) -> tuple[Asset, ...]:
+        """The assets alive now, highest market cap first."""
+        self._look_at_registry()
+        return self._ranked
+
+    def pages(self) -> dict[Any, Any]:
+        """A place for what was made of the whole board; empty again after every visible change."""
+        self._look_at_registry()
+        if self._pages_version != self.version or len(self._pages) > _MAX_PAGES:
+            self._pages, self._pages_version = {}, self.version
+        return self._pages
+
+    def _look_at_registry(self) -> AssetRegistry:
+        registry = self._registry.current
+        if registry is not self._known:
+            self._known = registry
+            self._ranked = registry.active()
+            self._views.clear()
+            for state in self._states.values():
+                state.entry = None  # a name or a ticker may have changed
+            self.version += 1
+        return registry
+
+    def entry(self, asset: Asset) -> Entry | None:
+        """An asset's current price, encoded; None: it has none."""
+        state = self._states.get(asset.asset_id)
+        return self.encode(asset, state, None) if state is not None else None
+
+    def encode(self, asset: Asset, state: _State, note: str | None) -> Entry:
+        """``state`` as it is sent; the form without a note is kept."""
+        if note is not None:
+            return _encode(asset, state, note)
+        if state.entry is None:
+            state.entry = _encode(asset, state, None)
+        return state.entry
+
+    def newest_as_of(self) -> int | None:
+        """When the newest of all prices became known, ms; None: there are no prices."""
+        return max((row["known_at"] for state in self._states.values() for row in state.rows.values()), default=None)
+
+    # --- writing ---
+
+    def merge(self, rows: Iterable[Row]) -> int:
+        """Take in rows of price_data_real read at any time; the number that changed what is shown."""
+        changed = sum(_merge(self._states, row) for row in rows)
+        self.version += bool(changed)
+        return changed
+
+    def load(self, rows: Iterable[Row], position: int) -> None:
+        """Take over a snapshot (rows of price_data_real) that holds everything up to event ``position``."""
+        states: dict[int, _State] = {}
+        for row in rows:
+            _merge(states, row)
+        for asset_id, state in states.items():
+            held = self._states.get(asset_id)
+            if held is not None and held.slot == state.slot and held.rows == state.rows:
+                states[asset_id] = held
+        self._states = states
+        self.position = position
+        self.loaded = True
+        self.version += 1
+
+    def apply(self, events: Sequence[Event]) -> int:
+        """Take in outbox events, ascending; the number that changed what is shown."""
+        changed = 0
+        for seq, body in events:
+            try:
+                row = orjson.loads(body)
+                changed += _merge(self._states, row)
+            except (ValueError, KeyError, TypeError) as error:
+                logger.error("outbox event %d of channel %s is not a price: %r", seq, CHANNEL, error)  # noqa: TRY400
+            self.position = seq
+        if changed:
+            self.version += 1
+        return changed
+
+
+def rows_as_entry(asset: Asset, rows: Iterable[Row], note: str | None) -> Entry | None:
+    """The answer for one asset from rows read just now: what a board would show. None without rows."""
+    states: dict[int, _State] = {}
+    for row in rows:
+        _merge(states, row)
+    state = states.get(asset.asset_id)
+    return _encode(asset, state, note) if state is not None else None
+
+
+def etag_of(body: bytes) -> bytes:
+    """A strong entity tag for these bytes."""
+    return b'"%s"' % hashlib.blake2b(body, digest_size=10).hexdigest().encode()
+
+
+def _order(row: Row) -> tuple[int, int]:
+    version = row.get("event_version")
+    return (row["event_time"] if version is None else version, row["known_at"])
+
+
+def _merge(states: dict[int, _State], row: Row) -> bool:
+    """Put ``row`` where it belongs; whether that changed anything."""
+    asset_id, slot, source = row["asset_id"], row["slot"], row["source"]
+    order = _order(row)
+    state = states.get(asset_id)
+    if state is None or slot > state.slot:
+        states[asset_id] = _State(slot, {source: row})
+        return True
+    if slot < state.slot:
+        return False
+    held = state.rows.get(source)
+    if held is not None and (_order(held) > order or _shown(held) == _shown(row)):
+        return False
+    states[asset_id] = _State(slot, {**state.rows, source: row})
+    return True
+
+
+def _shown(row: Row) -> list[Any]:
+    return [row["event_time"], row["known_at"], *(row.get(column) for column in FIELDS.values())]
+
+
+def _priority(source: str) -> tuple[int, str]:
+    known = SOURCE_PRIORITY.index(source) if source in SOURCE_PRIORITY else len(SOURCE_PRIORITY)
+    return (known, source)
+
+
+def _encode(asset: Asset, state: _State, note: str | None) -> Entry:
+    sources = sorted(state.rows, key=_priority)
+    best = state.rows[sources[0]]
+    several = len(sources) > 1
+    body: dict[str, Any] = {
+        "symbol": asset.symbol,
+        "coin_id": asset.coin_id,
+        "name": asset.name,
+        **{field: best.get(column) for field, column in FIELDS.items()},
+        "consensus_price": median(row["current_price"] for row in state.rows.values()) if several else None,
+        "venues": [
+            {
+                "source": source,
+                "price": state.rows[source]["current_price"],
+                "timestamp": iso(state.rows[source]["event_time"]),
+            }
+            for source in sources
+        ]
+        if several
+        else None,
+        "timestamp": iso(best["event_time"]),
+        "as_of": iso(best["known_at"]),
+        "source": sources[0],
+        "quality": QUALITY.get(sources[0], "observed"),
+    }
+    if note is not None:
+        body["note"] = note
+    return Entry(orjson.dumps(body), best["known_at"], sources[0], body["quality"])
+
+
+# --- keeping it current --------------------------------------------------------------------------------------
+
+
+class SeekableFeed(Protocol):
+    """What the board follows (serving/feed.py)."""
+
+    def __aiter__(self) -> AsyncIterator[list[Event]]:
+        """Batches of events, ascending, without holes; raises where events have been lost."""
+
+    async def aclose(self) -> None:
+        """Let go of what the feed holds."""
+
+
+class BoardKeeper:
+    """Keeps a board current: snapshot, then the feed; whatever happens to the feed, the snapshot again.
+
+    ``open_feed(after_seq)`` makes a feed. The head of the outbox is read *before* the snapshot, so nothing can fall
+    between the two. While the feed fails, the database is read every ``refresh_s`` wall seconds instead.
+    """
+
+    def __init__(
+        self,
+        board: PriceBoard,
+        db: Database,
+        open_feed: Callable[[int], SeekableFeed],
+        refresh_s: float = REFRESH_S,
+    ) -> None:
+        self._board = board
+        self._db = db
+        self._open_feed = open_feed
+        self._refresh_s = refresh_s
+        self.state = "starting"  # then "following" or "refreshing" (the feed or the database fails)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            try:
+                await self.reload()
+                await self._follow()
+            except (StorageError, SQLAlchemyError) as error:
+                self._fails(f"the database cannot be read: {error}")
+            except Exception as error:  # noqa: BLE001 - whatever ends the feed, prices go on from the table
+                self._fails(f"the feed ended: {error!r}")
+            else:
+                self._fails("the feed ended")
+            await asyncio.sleep(self._refresh_s)
+
+    async def reload(self) -> None:
+        """Read everything anew from the database."""
+        head, rows = await asyncio.to_thread(self._read)
+        self._board.load(rows, head)
+
+    def reload_now(self) -> None:
+        """The same, blocking: before the event loop has anything to do."""
+        head, rows = self._read()
+        self._board.load(rows, head)
+
+    def _read(self) -> tuple[int, list[dict[str, Any]]]:
+        with self._db.read() as conn:
+            head = outbox.head(conn, CHANNEL)
+            return head, gateway_queries.board_prices(conn)
+
+    async def reconcile(self) -> None:
+        """Every minute of wall time: take in what makes no event (a second source's row of the same slot)."""
+        while True:
+            await asyncio.sleep(RECONCILE_S)
+            try:
+                _, rows = await asyncio.to_thread(self._read)
+            except (StorageError, SQLAlchemyError) as error:
+                logger.info("current prices not compared with the database this time: %s", error)
+            else:
+                self._board.merge(rows)
+
+    async def _follow(self) -> None:
+        feed = self._open_feed(self._board.position)
+        self.state = "following"
+        try:
+            async for batch in feed:
+                self._board.apply(batch)
+        finally:
+            await feed.aclose()
+
+    def _fails(self, why: str) -> None:
+        if self.state != "refreshing":
+            logger.warning("current prices are read from the database every %g s: %s", self._refresh_s, why)
+        self.state = "refreshing"

@@ -1,0 +1,118 @@
+"""What was expected, what came, what is owed: the evidence behind the data."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+
+from ray_app.clock import iso
+from ray_app.collection.datasets import DATASETS
+from ray_app.serving.deps import GatewayDeps
+from ray_app.serving.keys import Level
+from ray_app.serving.problems import Problem
+from ray_app.serving.routes.answers import (
+    CursorParam,
+    Gateway,
+    Limit,
+    Prepared,
+    answer,
+    decode_cursor,
+    dumps,
+    encode_cursor,
+    requires,
+)
+from ray_app.storage import queries
+
+router = APIRouter(prefix="/api/v1/stats", tags=["stats"], dependencies=[Depends(requires(Level.readonly))])
+
+State = Literal["owed", "repaired", "confirmed_empty", "unrepairable"]
+Dataset = Literal["prices", "candles-300", "candles-3600", "candles-86400"]
+
+
+@router.get("/collectors", summary="How each collector fares")
+async def collectors(request: Request, deps: Gateway) -> Response:
+    """Per collector: expected, received and missing slots, last event, last error, quota, next run."""
+    rows = await asyncio.to_thread(deps.stats.collectors)
+    now_ms = deps.clock.now_ms()
+    body = dumps({"data": rows, "count": len(rows), "as_of": iso(now_ms), "source": "node", "quality": "measured"})
+    return answer(request, Prepared(body, now_ms), now_ms)
+
+
+@router.get("/gaps", summary="The gap ledger")
+async def gaps(
+    request: Request,
+    deps: Gateway,
+    dataset: Annotated[Dataset | None, Query(description="only this one")] = None,
+    symbol: Annotated[str | None, Query(min_length=1, max_length=150, description="only this asset")] = None,
+    state: Annotated[State | None, Query(description="only these")] = None,
+    limit: Limit = 250,
+    cursor: CursorParam = None,
+) -> Response:
+    """Ranges that were expected and not there when looked for: `owed` (asked for again), `repaired`,
+    `confirmed_empty` (the venue had no trade) or `unrepairable` (with the reason). `start` is the first slot, `end`
+    the first after the range. `summary` counts all of them per dataset and state.
+    """  # noqa: D205 - shown as one paragraph in OpenAPI
+    asset_id = deps.registry.current.resolve(symbol).asset.asset_id if symbol is not None else None
+    position = decode_cursor(cursor, dataset=str, asset=int, start=int) if cursor is not None else None
+    if position is not None and position["dataset"] not in DATASETS:
+        raise Problem("VALIDATION_ERROR", "cursor: not one this API gave out; start again without it")
+    names: list[str] = [dataset] if dataset is not None else list(DATASETS)
+    rows, summary = await asyncio.to_thread(_read, deps, names, state, asset_id, position, limit + 1)
+    next_cursor = None
+    if len(rows) > limit:
+        last = rows[limit - 1]
+        next_cursor = encode_cursor({"dataset": last["dataset"], "asset": last["asset_id"], "start": last["start"]})
+    page = [_show(deps, row) for row in rows[:limit]]
+    now_ms = deps.clock.now_ms()
+    body = dumps(
+        {
+            "data": page,
+            "count": len(page),
+            "summary": [{**row, "oldest": iso(row["oldest"]), "newest": iso(row["newest"])} for row in summary],
+            "next_cursor": next_cursor,
+            "as_of": iso(now_ms),
+            "source": "node",
+            "quality": "measured",
+        }
+    )
+    return answer(request, Prepared(body, now_ms), now_ms)
+
+
+def _read(
+    deps: GatewayDeps,
+    datasets: list[str],
+    state: str | None,
+    asset_id: int | None,
+    position: dict[str, Any] | None,
+    limit: int,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    after = None
+    if position is not None:
+        datasets = datasets[datasets.index(position["dataset"]) :] if position["dataset"] in datasets else []
+        after = (position["asset"], position["start"])
+    rows: list[dict[str, Any]] = []
+    states = (state,) if state is not None else ()
+    with deps.db.read() as conn:
+        for dataset in datasets:
+            if len(rows) < limit:
+                missing = limit - len(rows)
+                rows += queries.gaps(conn, dataset, states=states, asset_id=asset_id, after=after, limit=missing)
+            after = None
+        return rows, queries.gap_counts(conn)
+
+
+def _show(deps: GatewayDeps, row: dict[str, Any]) -> dict[str, Any]:
+    asset = deps.registry.current.by_id(row["asset_id"])
+    return {
+        "dataset": row["dataset"],
+        "symbol": asset.symbol if asset is not None else None,
+        "coin_id": asset.coin_id if asset is not None else None,
+        "start": iso(row["start"]),
+        "end": iso(row["end"]),
+        "state": row["state"],
+        "reason": row["reason"],
+        "detected_at": iso(row["detected_at"]),
+        "updated_at": iso(row["updated_at"]),
+    }

@@ -1,0 +1,71 @@
+"""Reads that only the gateway makes, named, each with the index it uses (tests/serving/test_gateway_queries.py).
+
+As in queries.py: plain dicts, times in ms, half-open ranges, None where the upstream did not say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Select, and_, func, select
+
+from ray_app.storage.tables import crypto_assets, ohlc_data, outbox_heads, price_data_real
+
+Record = dict[str, Any]
+
+_p = price_data_real.alias("p")
+_q = price_data_real.alias("q")
+
+
+def board_prices_query(asset_id: int | None = None) -> Select[Any]:
+    """Every source's row of the newest slot, per asset: one step back on the primary key each."""
+    newest_slot = (
+        select(_q.c.slot)
+        .where(_q.c.asset_id == crypto_assets.c.asset_id)
+        .order_by(_q.c.slot.desc())
+        .limit(1)
+        .correlate(crypto_assets)
+        .scalar_subquery()
+    )
+    query = (
+        select(crypto_assets.c.symbol, crypto_assets.c.coin_id, *_p.c)
+        .select_from(crypto_assets)
+        .join(_p, and_(_p.c.asset_id == crypto_assets.c.asset_id, _p.c.slot == newest_slot))
+    )
+    return query if asset_id is None else query.where(crypto_assets.c.asset_id == asset_id)
+
+
+def board_prices(conn: Connection, asset_id: int | None = None) -> list[Record]:
+    """The rows of each asset's newest slot, from every source that has it; of one asset, if asked."""
+    return [dict(row) for row in conn.execute(board_prices_query(asset_id)).mappings()]
+
+
+def registry_changed_at(conn: Connection) -> int | None:
+    """When any asset was last changed, ms; None: there are none."""
+    newest: int | None = conn.scalar(select(func.max(crypto_assets.c.updated_at)))
+    return newest
+
+
+def candle_span_query(asset_id: int, venue: str, interval_s: int, start: int, end: int) -> Select[Any]:
+    """First and last candle in the range: two steps on the primary key."""
+    mine = (ohlc_data.c.asset_id == asset_id, ohlc_data.c.venue == venue, ohlc_data.c.interval_s == interval_s)
+    inside = (ohlc_data.c.open_time >= start, ohlc_data.c.open_time < end)
+    return select(func.min(ohlc_data.c.open_time), func.max(ohlc_data.c.open_time)).where(*mine, *inside)
+
+
+def candle_spans(
+    conn: Connection, asset_id: int, venue: str, intervals_s: Sequence[int], start: int, end: int
+) -> dict[int, tuple[int, int]]:
+    """Per stored interval: open times of first and last candle in [start, end); intervals without any are absent."""
+    spans: dict[int, tuple[int, int]] = {}
+    for interval_s in intervals_s:
+        first, last = conn.execute(candle_span_query(asset_id, venue, interval_s, start, end)).one()
+        if first is not None:
+            spans[interval_s] = (first, last)
+    return spans
+
+
+def reachable(conn: Connection) -> None:
+    """Read one row the node cannot work without; raises if the database or the schema is not there."""
+    conn.execute(select(outbox_heads.c.seq).limit(1)).first()
