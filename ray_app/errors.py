@@ -90,6 +90,10 @@ class LeaseLost(CryptoDataError):
     """Somebody else holds the lease now; whoever sees this must stop acting and write nothing."""
 
 
+class LeaseTaken(CryptoDataError):
+    """Another process holds the lease and acts; the message says which work that is and what to do instead."""
+
+
 class ArchiveError(CryptoDataError):
     """The raw archive could not be written or a record in it is damaged."""
 

@@ -187,14 +187,16 @@ def _coalesced(entries: Iterable[LedgerEntry]) -> list[LedgerEntry]:
 # --- the ledger in the database -------------------------------------------------------------------------------
 
 
-def record(conn: Connection, seen: Survey, now: int) -> int:
+def record(conn: Connection, seen: Survey, now: int, *, asset_ids: Sequence[int] | None = None) -> int:
     """Bring the ledger up to date with a survey made in the same transaction; how many rows changed.
+
+    ``asset_ids``: the assets the survey was about, if not all.
 
     Call :func:`ray_app.collection.datasets.load` with ``lock=True`` first in the transaction.
     """
     window = SlotRange(seen.since, seen.until)
     # one slot to either side, so that ranges that meet the window's edges are merged and not cut
-    around = ledger.entries(conn, seen.dataset, start=window.start - 1, end=window.end + 1)
+    around = ledger.entries(conn, seen.dataset, start=window.start - 1, end=window.end + 1, asset_ids=asset_ids)
     before: dict[int, list[LedgerEntry]] = {}
     for entry in around:
         before.setdefault(entry.asset_id, []).append(entry)

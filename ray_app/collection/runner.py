@@ -16,25 +16,22 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from ray_app.clock import Clock
 from ray_app.collection.collectors import Collector, PollResult, collector
+from ray_app.collection.control import holding
 from ray_app.collection.event_bus import Notifier
-from ray_app.collection.lease import Lease
 from ray_app.collection.runtime import Runtime
-from ray_app.errors import CryptoDataError, LeaseLost, StorageError
+from ray_app.errors import CryptoDataError, LeaseLost, LeaseTaken, StorageError
 from ray_app.settings import Settings
 from ray_app.storage import records
 
 log = logging.getLogger(__name__)
 
-#: wall seconds a lease lasts without renewal, and how often it is renewed
-LEASE_TTL_S = 10.0
-RENEW_S = LEASE_TTL_S / 4
 #: wall seconds between two looks at a lease somebody else holds
 STANDBY_S = 1.0
-#: wall seconds before the whole loop starts again after a failure: first, longest
-_RESTART_S = (0.2, 5.0)
-#: wall seconds stop() gives the answers in line before it leaves them to the archive
-_DRAIN_S = 1.0
+#: wall seconds before the whole loop starts again after a failure: first; longest when the database is away, which
+#: is looked for often; longest after anything else, where haste would only ask upstreams in vain
+_RESTART_S, _RESTART_AWAY_S, _RESTART_OTHER_S = 0.2, 5.0, 60.0
 #: node seconds between two looks at what can be repaired while nothing new is owed
 _REPAIR_EVERY_S = 300.0
 
@@ -83,6 +80,7 @@ class CollectorRunner:
         self._open = open_runtime or (lambda: Runtime.open(settings, name, notifier=notifier))
         self._state = RunnerState(name, holder or f"{socket.gethostname()}-{os.getpid()}/{name}")
         self._runtime: Runtime | None = None
+        self._clock: Clock | None = None
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
         self._now = asyncio.Event()  # somebody asked for a pass now
@@ -124,19 +122,21 @@ class CollectorRunner:
     async def run(self) -> None:
         """The loop. Ends after :meth:`stop` or by cancellation, with the lease released."""
         self._task = asyncio.current_task()
-        delay = _RESTART_S[0]
+        delay = _RESTART_S
         try:
             while not self._stopping:
-                passes = self._state.passes
+                succeeded_at = self._state.last_success_at
                 try:
                     await self._with_runtime()
                 except Exception as error:
                     self._failed(error)
+                    if self._state.last_success_at != succeeded_at:
+                        delay = _RESTART_S
+                    longest = _RESTART_AWAY_S if isinstance(error, StorageError) else _RESTART_OTHER_S
+                    delay = min(delay, longest)
                     log.exception("%s: starting over in %.1f s", self.name, delay)
-                    if self._state.passes > passes:
-                        delay = _RESTART_S[0]
-                    await self._pause(delay)
-                    delay = min(delay * 2, _RESTART_S[1])
+                    await asyncio.sleep(delay)
+                    delay *= 2
         except asyncio.CancelledError:
             if not self._stopping:
                 raise
@@ -149,20 +149,14 @@ class CollectorRunner:
             await asyncio.wait({self._task}, timeout=2.0)
 
     async def once(self, *, repair: bool = False) -> PollResult:
-        """One pass in this process, for the command line: acquire, recover, poll, track, release.
+        """One pass in this process, for the command line: recover, poll, track, and repair if asked to.
 
-        CryptoDataError if another process holds the lease.
+        LeaseTaken if another process holds the lease.
         """
         runtime = self._runtime = await self._open()
+        self._clock = runtime.clock
         try:
-            lease = await self._acquire(runtime)
-            if lease is None:
-                raise CryptoDataError(
-                    f"{self.name}: a running process holds the lease; it collects by itself "
-                    "(crypto-data status shows it)"
-                )
-            renewal = asyncio.create_task(self._renew(runtime, lease))
-            try:
+            async with holding(runtime, self.name, self._state.holder):
                 acting = self._kind(runtime)
                 await runtime.ingestor.recover()
                 await acting.prepare()
@@ -170,9 +164,6 @@ class CollectorRunner:
                 if repair:
                     await acting.repair()
                 return result
-            finally:
-                renewal.cancel()
-                await self._let_go(runtime)
         finally:
             await runtime.close()
 
@@ -180,72 +171,23 @@ class CollectorRunner:
 
     async def _with_runtime(self) -> None:
         runtime = self._runtime = await self._open()
+        self._clock = runtime.clock
         try:
             while not self._stopping:
-                lease = await self._acquire(runtime)
-                if lease is None:
-                    await self._pause(STANDBY_S)
-                    continue
                 try:
-                    await self._hold(runtime, lease)
+                    async with holding(runtime, self.name, self._state.holder) as lease:
+                        self._state.lease_held, self._state.lease_token = True, lease.token
+                        await self._act(runtime)
+                except LeaseTaken:
+                    await asyncio.sleep(STANDBY_S)
                 except LeaseLost as error:
                     log.warning("%s: %s", self.name, error)
                 finally:
-                    await self._let_go(runtime)
+                    state = self._state
+                    state.lease_held, state.running, state.repairing = False, False, False
         finally:
             self._runtime = None
             await runtime.close()
-
-    async def _acquire(self, runtime: Runtime) -> Lease | None:
-        lease = await asyncio.to_thread(runtime.leases.acquire, self.name, self._state.holder, LEASE_TTL_S)
-        if lease is not None:
-            runtime.ingestor.lease = lease
-            self._state.lease_held, self._state.lease_token = True, lease.token
-            log.info("%s: acting as %s (token %d)", self.name, lease.holder, lease.token)
-        return lease
-
-    async def _hold(self, runtime: Runtime, lease: Lease) -> None:
-        """Act while the lease is renewed; whichever ends first ends the other."""
-        acting = asyncio.create_task(self._act(runtime), name=f"collect {self.name}")
-        renewing = asyncio.create_task(self._renew(runtime, lease), name=f"lease {self.name}")
-        try:
-            done, _ = await asyncio.wait({acting, renewing}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            await _cancelled(acting, renewing)
-        for task in done:
-            task.result()
-
-    async def _renew(self, runtime: Runtime, lease: Lease) -> None:
-        """Renew until the lease is lost: taken by another, or not renewable for as long as it lasts."""
-        loop = asyncio.get_running_loop()
-        good_until = loop.time() + LEASE_TTL_S
-        while True:
-            await asyncio.sleep(RENEW_S)
-            asked_at = loop.time()
-            try:
-                lease = await asyncio.to_thread(runtime.leases.renew, lease)
-            except StorageError as error:
-                if loop.time() > good_until:
-                    raise LeaseLost(f"lease {self.name}: not renewed for {LEASE_TTL_S:g} s ({error})") from error
-                log.warning("%s: lease not renewed: %s", self.name, error)
-            else:
-                good_until = asked_at + LEASE_TTL_S
-
-    async def _let_go(self, runtime: Runtime) -> None:
-        """Commit what is in line if that is quick, then release."""
-        lease, ingestor = runtime.ingestor.lease, runtime.ingestor
-        self._state.lease_held, self._state.running, self._state.repairing = False, False, False
-        if lease is None:
-            return
-        if not await ingestor.drain(_DRAIN_S):
-            log.info(
-                "%s: %d answers stay in the archive; they are ingested next time", self.name, ingestor.state.waiting
-            )
-        ingestor.lease = None
-        try:
-            await asyncio.wait_for(asyncio.to_thread(runtime.leases.release, lease), _DRAIN_S)
-        except (StorageError, TimeoutError) as error:
-            log.info("%s: lease not released (%r); it ends by itself", self.name, error)
 
     async def _act(self, runtime: Runtime) -> None:
         """Passes at due moments, repairs in between."""
@@ -335,14 +277,11 @@ class CollectorRunner:
         """Return when node time has come, or a pass is asked for."""
         await _first(runtime.clock.sleep_until(when_ms), self._now.wait())
 
-    async def _pause(self, wall_s: float) -> None:
-        await asyncio.sleep(wall_s)
-
     def _failed(self, error: Exception) -> None:
         state = self._state
         state.failures, state.failures_in_a_row = state.failures + 1, state.failures_in_a_row + 1
         state.last_error = f"{type(error).__name__}: {error}"
-        state.last_error_at = self._runtime.clock.now_ms() if self._runtime is not None else None
+        state.last_error_at = self._clock.now_ms() if self._clock is not None else None
         for done in self._waiting:
             if not done.done():
                 done.set_exception(CryptoDataError(f"{self.name}: {state.last_error}"))

@@ -22,6 +22,8 @@ from ray_app.storage.tables import ORDER_COLUMNS, price_data_real
 from ray_app.storage.upsert import guarded_upsert, standing
 
 PRICE_CHANNEL = "prices"
+#: what an event says of a price beside its symbol and coin id
+_EVENT_COLUMNS = tuple(str(column.name) for column in price_data_real.c if column.name not in ORDER_COLUMNS)
 #: rows per statement: bounds the memory of a large body
 _CHUNK = 2_000
 
@@ -117,5 +119,5 @@ def _event(row: dict[str, Any], registry: AssetRegistry) -> bytes:
     asset = registry.by_id(row["asset_id"])
     assert asset is not None  # noqa: S101 - digest() took the id from this very registry
     body: dict[str, Any] = {"symbol": asset.symbol, "coin_id": asset.coin_id}
-    body |= {column.name: row.get(column.name) for column in price_data_real.c if column.name not in ORDER_COLUMNS}
+    body |= {name: row.get(name) for name in _EVENT_COLUMNS}
     return orjson.dumps(body)

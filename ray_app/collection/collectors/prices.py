@@ -145,12 +145,16 @@ class PriceCollector(Collector):
         owing = {row.asset_id for row in rows}
         assets = [asset for asset in self.runtime.registry.assets if asset.asset_id in owing]
         seen = await self.runtime.read(lambda conn: gaps.survey(conn, plan, assets, since, now - TOLERANCE_MS))
-        pieces = await self._pieces(seen, now)
-        if not pieces:
-            return
-        log.info("%s: %d repair requests for %d assets", self.name, len(pieces), len(seen.owed))
+        if await self.repair_all(seen):
+            await self.track()
+
+    async def repair_all(self, seen: gaps.Survey) -> int:
+        """Work off what a survey says is owed, newest first; how many requests that took."""
+        pieces = await self._pieces(seen, self.runtime.clock.now_ms())
+        if pieces:
+            log.info("%s: %d repair requests for %d assets", self.name, len(pieces), len(seen.owed))
         await bounded(REPAIRS, (partial(self._repair_one, piece) for piece in pieces))
-        await self.track()
+        return len(pieces)
 
     async def _pieces(self, seen: gaps.Survey, now: int) -> list[Piece]:
         """The requests that can repair what is owed, newest first; marks what none can."""
