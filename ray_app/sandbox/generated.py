@@ -139,7 +139,7 @@ class GeneratedMarket(Market):
         keys = np.array([p.key for p in profiles], dtype=np.uint64)
         super().__init__(assets, profiles, subkeys(keys, -1))
         self.seed = seed
-        self._units = np.array([p.unit_exponent for p in profiles], dtype=np.int64)
+        self._units: IntArray = np.array([p.unit_exponent for p in profiles], dtype=np.int64)
         self._bar_keys = keys
         self._walk_keys: WordArray = np.array([p.walk_key for p in profiles], dtype=np.uint64)
         self._market_key = np.array([key_of(seed, "market")], dtype=np.uint64)
@@ -170,6 +170,9 @@ class GeneratedMarket(Market):
         number = np.arange(first, first + days)
         path, step = self._log_path(rows, number)
         return self._bars(rows, number, path, step)
+
+    def _volume_units(self, rows: slice, first_bar: int, bars: int) -> IntArray:  # noqa: ARG002
+        return self._units[rows][:, None]
 
     def _log_path(self, rows: slice, number: IntArray) -> tuple[FloatArray, FloatArray]:
         """Log prices relative to the level at 289 knots of each day, and the day's volatility per step."""
@@ -207,7 +210,6 @@ class GeneratedMarket(Market):
         move = np.abs(path[..., 1:] - path[..., :-1]) / step
         units = (self._daily_units[rows][:, None] * self._days.stress[number])[..., None] / BARS_PER_DAY
         volume = units * _SHAPE * (0.4 + 0.75 * move) * np.exp(0.6 * LOGISTIC[noise[..., 3, :]] - 0.18)
-        assert self._units is not None  # noqa: S101 - set in __init__; the base class allows None
         exponent = self._units[rows][:, None, None]
         # At least 64 units, so that a minute's share is never nothing.
         volume = np.ldexp(np.maximum(np.rint(np.ldexp(volume, -exponent)), 64.0), exponent)

@@ -103,7 +103,6 @@ class Market(ABC):
         self.by_product = {a.coinbase_product: a for a in by_life if a.coinbase_product is not None}
         self._minute_keys = minute_keys
         self._power: FloatArray = 10.0 ** np.array([p.decimals for p in profiles], dtype=np.float64)
-        self._units: IntArray | None = None  # exponents of the volumes' binary grids; None: as fine as the float
         self._venue_share: FloatArray = np.array([p.venue_share for p in profiles])
         self._circulating: FloatArray = np.array([p.circulating for p in profiles])
         horizon = 2**62
@@ -135,6 +134,13 @@ class Market(ABC):
     def _extremes(self, minute_ms: int) -> tuple[FloatArray, IntArray, FloatArray, IntArray]:
         """All-time high, its time, all-time low, its time of every asset before ``minute_ms``."""
 
+    @abstractmethod
+    def _volume_units(self, rows: slice, first_bar: int, bars: int) -> IntArray:
+        """Exponents of the binary grids on which five-minute volumes split: broadcasts to (assets, bars)."""
+
+    def _join(self, bars: Bars, factor: int) -> Bars:
+        return aggregate(bars, factor)
+
     def _hourly(self, row: int, first_day: int, days: int) -> Bars:
         return aggregate(self._alive(slice(row, row + 1), first_day, days), 12)[0]
 
@@ -165,7 +171,7 @@ class Market(ABC):
             bars = self._within_days(row, step, first, last)
         else:
             factor = step // DAY_MS
-            bars = aggregate(self._chunked(row, first * factor, last * factor, daily=True), factor)
+            bars = self._join(self._chunked(row, first * factor, last * factor, daily=True), factor)
         times = np.arange(first, last, dtype=np.int64) * step
         traded = bars.traded
         return Series(times[traded], bars[traded])
@@ -200,7 +206,7 @@ class Market(ABC):
         shift = self.time_shift_ms // FIVE_MS
         counters = np.arange(first_bar - shift, first_bar - shift + five.close.shape[-1])
         keys = subkeys(self._minute_keys[rows][:, None], counters[None, :])
-        units = None if self._units is None else self._units[rows][:, None]
+        units = self._volume_units(rows, first_bar, five.close.shape[-1])
         return subdivide(five, 5, keys, self._power[rows][:, None], units)
 
     def _within_days(self, row: int, step: int, first: int, last: int) -> Bars:
@@ -211,7 +217,7 @@ class Market(ABC):
             return self._chunked(row, first, last, daily=True)
         if step % 3_600_000 == 0:
             bars = self._chunked(row, first_day * 24, end_day * 24, daily=False)
-            bars = aggregate(bars, step // 3_600_000)
+            bars = self._join(bars, step // 3_600_000)
         elif end_day - first_day <= 4:
             bars = concatenate([self._day(row, day) for day in range(first_day, end_day)])
             bars = aggregate(bars, step // FIVE_MS)
@@ -228,7 +234,7 @@ class Market(ABC):
         def chunk(number: int) -> Bars:
             def compute() -> Bars:
                 hours = self._hourly(row, number * days, days)
-                return aggregate(hours, 24) if daily else hours
+                return self._join(hours, 24) if daily else hours
 
             return cache.get((row, number), compute)
 

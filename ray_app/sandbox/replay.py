@@ -6,6 +6,7 @@ have is an hour without trades. After the file ends nothing is traded and prices
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -164,6 +165,22 @@ class ReplayMarket(Market):
         counters = np.arange(days * 24) + first_day * 24 - self.time_shift_ms // HOUR_MS
         keys = subkeys(self._keys[rows][:, None], counters[None, :])
         return subdivide(hours, 12, keys, self._power[rows][:, None])
+
+    def _volume_units(self, rows: slice, first_bar: int, bars: int) -> IntArray:
+        # The last binary digit of the hour's volume: then 60 minutes, too, add up to the hour to the last bit.
+        first_day, last_day = first_bar // 288, (first_bar + bars - 1) // 288
+        volume = self._hours_of(rows, first_day, last_day - first_day + 1).volume
+        hours = np.arange(first_bar, first_bar + bars) // 12 - first_day * 24
+        _, binary = np.frexp(volume[:, hours])
+        return (binary - 53).astype(np.int64)
+
+    def _join(self, bars: Bars, factor: int) -> Bars:
+        """Volumes of a file have no common grid: their sum is rounded once, whatever the order."""
+        joined = super()._join(bars, factor)
+        if factor > 1:
+            groups = bars.volume.reshape(-1, factor).tolist()
+            joined.volume[...] = np.reshape([math.fsum(group) for group in groups], joined.volume.shape)
+        return joined
 
     def _hourly(self, row: int, first_day: int, days: int) -> Bars:
         return self._hours_of(slice(row, row + 1), first_day, days)[0]

@@ -21,7 +21,13 @@ NOW = 1_795_509_445_500  # 2026-11-24T08:37:25.500Z
 HOUR = NOW // HOUR_MS * HOUR_MS
 COINGECKO, COINBASE, COINBASE_V2 = "/coingecko/api/v3", "/coinbase-exchange", "/coinbase-api/v2"
 
-_NAMES = [("BTC", "bitcoin"), ("ETH", "ethereum"), ("USDT", "tether"), ("WBTC", "wrapped-bitcoin"), ("SHIB", "shiba-inu")]
+_NAMES = [
+    ("BTC", "bitcoin"),
+    ("ETH", "ethereum"),
+    ("USDT", "tether"),
+    ("WBTC", "wrapped-bitcoin"),
+    ("SHIB", "shiba-inu"),
+]
 _NAMES += [(f"S{n}", f"coin-{n}") for n in range(6, 41)]
 
 

@@ -87,7 +87,10 @@ def test_draws_depend_on_their_key_and_place_alone() -> None:
     one = draws(keys[1:2, 2], 100)[0]
     assert draws(keys, 400)[1, 2, :100].tolist() == one.tolist()
     # Known answers: a change of the generator would silently change every market.
-    assert draws(np.array([1], dtype=np.uint64), 4)[0].tolist() == draws(np.array([1, 2], dtype=np.uint64), 8)[0, :4].tolist()
+    assert (
+        draws(np.array([1], dtype=np.uint64), 4)[0].tolist()
+        == draws(np.array([1, 2], dtype=np.uint64), 8)[0, :4].tolist()
+    )
     assert int(keys[0, 0]) == int(subkeys(np.array([0], dtype=np.uint64), 0)[0])
 
 

@@ -55,7 +55,9 @@ async def test_markets_are_ordered_and_paged(sandbox: Make) -> None:
     assert pages[3] == []
     by_id = (await world.get(MARKETS, vs_currency="usd", order="id_asc")).json()
     assert [row["id"] for row in by_id] == sorted(row["id"] for row in everything)
-    by_volume = [row["total_volume"] for row in (await world.get(MARKETS, vs_currency="usd", order="volume_desc")).json()]
+    by_volume = [
+        row["total_volume"] for row in (await world.get(MARKETS, vs_currency="usd", order="volume_desc")).json()
+    ]
     assert by_volume == sorted(by_volume, reverse=True)
 
 
@@ -109,7 +111,9 @@ async def test_last_updated_moves_in_minutes_and_stays_where_nothing_trades(sand
 
 async def test_optional_columns_come_when_asked_for(sandbox: Make) -> None:
     world = sandbox()
-    row = (await world.get(MARKETS, vs_currency="usd", ids="bitcoin", price_change_percentage="1h,7d", sparkline="true")).json()[0]
+    row = (
+        await world.get(MARKETS, vs_currency="usd", ids="bitcoin", price_change_percentage="1h,7d", sparkline="true")
+    ).json()[0]
     assert len(row["sparkline_in_7d"]["price"]) == 168
     market = world.app.world.market
     now, before = market.price(1, NOW)[0], market.price(1, NOW // MINUTE_MS * MINUTE_MS - 7 * DAY_MS)[0]
@@ -126,7 +130,12 @@ async def test_optional_columns_come_when_asked_for(sandbox: Make) -> None:
         ("/coins/nothing/market_chart", {"vs_currency": "usd", "days": "1"}, 404, {"error": "coin not found"}),
         ("/coins/bitcoin/market_chart", {"vs_currency": "usd"}, 422, {"error": "Missing parameter days"}),
         ("/coins/bitcoin/market_chart", {"vs_currency": "usd", "days": "x"}, 400, {"error": "invalid days"}),
-        ("/coins/bitcoin/market_chart/range", {"vs_currency": "usd", "from": "1"}, 422, {"error": "Missing parameter to"}),
+        (
+            "/coins/bitcoin/market_chart/range",
+            {"vs_currency": "usd", "from": "1"},
+            422,
+            {"error": "Missing parameter to"},
+        ),
         ("/coins/bitcoin/ohlc", {"vs_currency": "usd", "days": "2"}, 400, {"error": "Invalid days parameter"}),
         ("/simple/price", {"vs_currencies": "usd"}, 422, {"error": "Missing parameter ids"}),
         ("/no/such/path", {}, 404, {"error": "Incorrect path. Please check https://www.coingecko.com/api/"}),
@@ -139,7 +148,12 @@ async def test_refusals(sandbox: Make, path: str, params: dict[str, str], status
 
 @pytest.mark.parametrize(
     ("params", "code"),
-    [({"days": "max"}, 10012), ({"days": "366"}, 10012), ({"days": "7", "interval": "hourly"}, 10005), ({"days": "1", "interval": "5m"}, 10005)],
+    [
+        ({"days": "max"}, 10012),
+        ({"days": "366"}, 10012),
+        ({"days": "7", "interval": "hourly"}, 10005),
+        ({"days": "1", "interval": "5m"}, 10005),
+    ],
 )
 async def test_what_the_keyless_plan_does_not_have_is_refused(sandbox: Make, params: dict[str, str], code: int) -> None:
     answer = await sandbox().get(f"{COINGECKO}/coins/bitcoin/market_chart", vs_currency="usd", **params)
@@ -148,7 +162,8 @@ async def test_what_the_keyless_plan_does_not_have_is_refused(sandbox: Make, par
 
 
 @pytest.mark.parametrize(
-    ("days", "spacing", "count"), [(1, 300, 288), (2, 3_600, 48), (90, 3_600, 2_160), (91, 86_400, 91), (365, 86_400, 365)]
+    ("days", "spacing", "count"),
+    [(1, 300, 288), (2, 3_600, 48), (90, 3_600, 2_160), (91, 86_400, 91), (365, 86_400, 365)],
 )
 async def test_chart_granularity_follows_the_span(sandbox: Make, days: int, spacing: int, count: int) -> None:
     body = (await sandbox().get(f"{COINGECKO}/coins/bitcoin/market_chart", vs_currency="usd", days=days)).json()

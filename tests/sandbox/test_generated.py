@@ -8,7 +8,6 @@ import subprocess
 import sys
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -52,7 +51,9 @@ def joined(fine: Series, step_ms: int) -> list[tuple[float, ...]]:
 @given(ids, days)
 def test_each_interval_is_the_exact_aggregate_of_the_finer_ones(market: GeneratedMarket, asset: int, day: int) -> None:
     start, end = day * DAY_MS, (day + 1) * DAY_MS
-    candles = {interval: market.candles(asset, interval, start, end) for interval in (60, 300, 900, 3_600, 21_600, 86_400)}
+    candles = {
+        interval: market.candles(asset, interval, start, end) for interval in (60, 300, 900, 3_600, 21_600, 86_400)
+    }
     for fine, coarse in ((60, 300), (300, 900), (300, 3_600), (3_600, 21_600), (3_600, 86_400), (300, 86_400)):
         assert joined(candles[fine], coarse * 1_000) == rows(candles[coarse])
 
@@ -117,7 +118,9 @@ def test_a_snapshot_says_what_the_candles_say(market: GeneratedMarket, offset: i
 
 @settings(max_examples=30, deadline=None)
 @given(ids, intervals, st.integers(0, 100 * DAY_MS))
-def test_an_open_candle_grows_into_the_closed_one(market: GeneratedMarket, asset: int, interval: int, offset: int) -> None:
+def test_an_open_candle_grows_into_the_closed_one(
+    market: GeneratedMarket, asset: int, interval: int, offset: int
+) -> None:
     at = NOW - offset
     start = at // (interval * 1_000) * interval * 1_000
     so_far = rows(market.candle_so_far(asset, interval, at))
