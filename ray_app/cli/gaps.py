@@ -1,0 +1,60 @@
+"""``crypto-data gaps``: what is owed, and what became of gaps."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from ray_app.clock import iso
+
+
+@click.command("gaps")
+@click.option("--dataset", help="prices, candles-300, candles-3600 or candles-86400; default: all.")
+@click.option(
+    "--state", "states", multiple=True, type=click.Choice(["owed", "repaired", "confirmed_empty", "unrepairable"])
+)
+@click.option("--symbol", "symbols", multiple=True, help="Ticker or coin id; repeatable.")
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 100_000))
+@click.option("--json", "as_json", is_flag=True, help="JSON lines, times in ms.")
+def command(
+    dataset: str | None, states: tuple[str, ...], symbols: tuple[str, ...], limit: int, *, as_json: bool
+) -> None:
+    """Show the gap ledger: a summary per dataset, then ranges, newest first."""
+    from ray_app.collection.gaps import gap_report, gap_summary
+    from ray_app.errors import ConfigError
+    from ray_app.settings import load_settings
+    from ray_app.storage import registry
+    from ray_app.storage.engine import Database
+    from ray_app.storage.migrate import require_current
+
+    db = Database(load_settings().resolved_database_url)
+    try:
+        require_current(db)
+        with db.read() as conn:
+            assets = registry.load(conn)
+            ids = [assets.resolve(symbol).asset.asset_id for symbol in symbols] or None
+            from ray_app.collection.datasets import DATASETS
+
+            if dataset is not None and dataset not in DATASETS:
+                raise ConfigError(f"no dataset is called {dataset!r}; there are {', '.join(DATASETS)}")
+            summary = [row for row in gap_summary(conn) if dataset in {None, row["dataset"]}]
+            rows = gap_report(conn, assets, dataset=dataset, states=states, asset_ids=ids, limit=limit)
+    finally:
+        db.dispose()
+    if as_json:
+        for row in rows:
+            click.echo(json.dumps(row))
+        return
+    for total in summary:
+        click.echo(
+            f"{total['dataset']:14} {total['state']:16} {total['ranges']:7} ranges {total['hours']:12.2f} asset-hours"
+        )
+    if not summary:
+        click.echo("no gaps are known")
+    for row in rows:
+        reason = f"  {row['reason']}" if row["reason"] else ""
+        click.echo(
+            f"{row['dataset']:14} {row['symbol'] or row['asset_id']!s:8} {iso(row['start'])} .. {iso(row['end'])} "
+            f"{row['slots'] if row['slots'] is not None else '-':>6} {row['state']}{reason}"
+        )

@@ -1,0 +1,260 @@
+"""Rebuilding the tables from the archive alone, and finding every stored value in the payload it names.
+
+Both use the same :func:`~ray_app.collection.digest.digest` as live ingestion. Nothing here tells the outbox: a rebuilt
+row is no news. Synchronous; wrap it in a thread where an event loop must stay free.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import Any
+
+from sqlalchemy import Connection, Row, Table, and_, func, or_, select
+
+from ray_app.assets import AssetRegistry
+from ray_app.collection.archive import Archive
+from ray_app.collection.digest import VALUE_TABLES, digest, fetch_row
+from ray_app.collection.refresh import PRODUCTS, refresh_registry
+from ray_app.collection.store import Item, write_values
+from ray_app.errors import ArchiveError
+from ray_app.storage import records, registry
+from ray_app.storage.engine import Database
+from ray_app.storage.tables import (
+    crypto_assets,
+    data_quality_events,
+    dead_letters,
+    fetches,
+    market_data,
+    ohlc_data,
+    price_data_real,
+)
+
+log = logging.getLogger(__name__)
+
+#: what a rebuild restores
+REBUILT: tuple[Table, ...] = (
+    crypto_assets,
+    price_data_real,
+    ohlc_data,
+    market_data,
+    fetches,
+    data_quality_events,
+    dead_letters,
+)
+_BATCH_ITEMS, _BATCH_ROWS = 200, 6_000
+_REPORT_EVERY = 1_000
+
+
+@dataclass
+class Rebuilt:
+    """What a rebuild did. ``damaged``: archive records that could not be read, one line each."""
+
+    answers: int = 0
+    rows: int = 0
+    changed: int = 0
+    refreshes: int = 0
+    outcomes: dict[str, int] = field(default_factory=dict)
+    damaged: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        by = ", ".join(f"{count} {name}" for name, count in sorted(self.outcomes.items()))
+        return f"{self.answers} archived answers ({by or 'none'}), {self.rows} rows, {self.changed} changed"
+
+
+def reprocess(
+    archive: Archive,
+    db: Database,
+    *,
+    first_registry: AssetRegistry | None = None,
+    first_registry_at: int = 0,
+    start: int | None = None,
+    end: int | None = None,
+    progress: Callable[[Rebuilt], None] | None = None,
+) -> Rebuilt:
+    """Write everything the archive holds (fetched in ``[start, end)`` ms) into a migrated database.
+
+    ``first_registry``: the registry the node began with, put into an empty ``crypto_assets`` as of
+    ``first_registry_at``; from there on each archived refresh is repeated. None: the database's own registry is used
+    as it is, and refreshes are not repeated (re-parsing in place, after a parser was mended).
+    """
+    report = Rebuilt()
+    repeat = first_registry is not None
+    if first_registry is not None:
+        first = first_registry
+
+        def begin(conn: Connection) -> None:
+            if not len(registry.load(conn)):
+                registry.save(conn, first, first_registry_at)
+
+        db.run(begin)
+    with db.read() as conn:
+        assets = registry.load(conn)
+    batch: list[Item] = []
+
+    def flush() -> None:
+        nonlocal assets, batch
+        if not batch:
+            return
+        refreshed = db.run(lambda conn: _write(conn, archive, batch, report, repeat=repeat))
+        if refreshed:
+            report.refreshes += 1
+            with db.read() as conn:
+                assets = registry.load(conn)
+        batch = []
+
+    rows = 0
+    for at, collector, exchange in archive.scan(start=start, end=end, on_damage=lambda e: _damaged(report, e)):
+        found = digest(exchange, at, assets)
+        batch.append(Item(at, collector, exchange, found))
+        report.answers += 1
+        report.rows += found.row_count
+        report.outcomes[found.outcome] = report.outcomes.get(found.outcome, 0) + 1
+        rows += found.row_count
+        # what follows a refresh is resolved by the registry it left
+        if len(batch) >= _BATCH_ITEMS or rows >= _BATCH_ROWS or exchange.request.endpoint == PRODUCTS:
+            flush()
+            rows = 0
+        if progress is not None and report.answers % _REPORT_EVERY == 0:
+            progress(report)
+    flush()
+    return report
+
+
+def _damaged(report: Rebuilt, damage: ArchiveError) -> None:
+    log.warning("archive: %s", damage)
+    report.damaged.append(str(damage))
+
+
+def _write(conn: Connection, archive: Archive, batch: Sequence[Item], report: Rebuilt, *, repeat: bool) -> bool:
+    records.replace_fetches(conn, [fetch_row(i.exchange, i.at, i.collector, i.found) for i in batch])
+    report.changed += write_values(conn, batch)
+    readable = [(i.at.payload_hash, i.exchange.request.endpoint) for i in batch if i.found.outcome == "ok"]
+    if not repeat:
+        records.drop_dead_letters(conn, readable)
+        return False
+    return refresh_registry(conn, archive, batch)
+
+
+# --- comparing two databases ----------------------------------------------------------------------------------
+
+
+def differences(left: Database, right: Database, tables: Sequence[Table] = REBUILT, limit: int = 20) -> list[str]:
+    """Rows that are not the same in both, all columns compared; at most ``limit`` sentences, [] if identical."""
+    found: list[str] = []
+    with left.read() as a, right.read() as b:
+        for table in tables:
+            for mine, theirs in zip_longest(_all(a, table), _all(b, table)):
+                if mine is None or theirs is None or tuple(mine) != tuple(theirs):
+                    found.append(f"{table.name}: {_shown(mine)} here, {_shown(theirs)} there")
+                    if len(found) >= limit:
+                        return found
+                    if mine is None or theirs is None or _key(table, mine) != _key(table, theirs):
+                        break  # from here on the two lists are out of step
+    return found
+
+
+def _all(conn: Connection, table: Table) -> Iterator[Row[Any]]:
+    query = select(table).order_by(*table.primary_key.columns)
+    return iter(conn.execution_options(stream_results=True, yield_per=5_000).execute(query))
+
+
+def _key(table: Table, row: Row[Any]) -> tuple[Any, ...]:
+    return tuple(row._mapping[column] for column in table.primary_key.columns)  # noqa: SLF001 - SQLAlchemy's name
+
+
+def _shown(row: Row[Any] | None) -> str:
+    return "nothing" if row is None else repr(tuple(row))[:300]
+
+
+# --- finding every value in its payload -----------------------------------------------------------------------
+
+
+@dataclass
+class Verified:
+    """Stored rows per table, how many of them were found in the payload they name, and what was wrong with others."""
+
+    stored: dict[str, int] = field(default_factory=dict)
+    found: dict[str, int] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Every stored value was found."""
+        return not self.problems and self.stored == self.found
+
+    def __str__(self) -> str:
+        per_table = ", ".join(f"{name} {self.found[name]} of {total}" for name, total in sorted(self.stored.items()))
+        return f"found in their payloads: {per_table}"
+
+
+def verify_rows(archive: Archive, db: Database, *, limit: int = 20) -> Verified:
+    """Parse every archived answer again and look up the rows that name it; at most ``limit`` problems are listed.
+
+    Columns that keep their earliest value (candles' ``known_at``, ``first_seen_at``) may be lower than this payload
+    says: an earlier answer held the same bar.
+    """
+    report = Verified()
+    with db.read() as conn:
+        assets = registry.load(conn)
+        report.stored = {
+            name: int(conn.scalar(select(func.count()).select_from(t)) or 0) for name, t in VALUE_TABLES.items()
+        }
+        report.found = dict.fromkeys(VALUE_TABLES, 0)
+        for at, _, exchange in archive.scan():
+            found = digest(exchange, at, assets)
+            for name, rows in found.rows.items():
+                _look_up(conn, VALUE_TABLES[name], rows, report)
+        for name, table in VALUE_TABLES.items():
+            if report.found[name] < report.stored[name]:
+                orphans = select(table).where(table.c.payload_hash.not_in(select(fetches.c.payload_hash))).limit(5)
+                report.problems += [f"{name}: no archived payload for {_shown(row)}" for row in conn.execute(orphans)]
+                missing = report.stored[name] - report.found[name]
+                report.problems.append(f"{name}: {missing} rows are not what the payload they name says")
+    report.problems = list(dict.fromkeys(report.problems))[:limit]
+    return report
+
+
+def _look_up(conn: Connection, table: Table, rows: Sequence[dict[str, Any]], report: Verified) -> None:
+    keys = [column.name for column in table.primary_key.columns]
+    earliest = set(table.info.get("earliest", ()))
+    expected = {tuple(row[name] for name in keys): row for row in rows}
+    names = [column.name for column in table.columns]
+    for start in range(0, len(expected), 200):
+        some = list(expected)[start : start + 200]
+        query = select(table).where(
+            or_(*(and_(*(table.c[n] == v for n, v in zip(keys, key, strict=True))) for key in some))
+        )
+        for stored in conn.execute(query):
+            have = dict(zip(names, stored, strict=True))
+            said = expected[tuple(have[name] for name in keys)]
+            if (have["payload_hash"], have["fetched_at"]) != (said["payload_hash"], said["fetched_at"]):
+                continue  # another payload's row; it is looked up there
+            wrong = [
+                name
+                for name in names
+                if (have[name] > said[name] if name in earliest else have[name] != said.get(name))
+            ]
+            if wrong:
+                key = tuple(have[name] for name in keys)
+                report.problems.append(
+                    f"{table.name} {key}: {', '.join(wrong)} differ from payload {have['payload_hash']}"
+                )
+            else:
+                report.found[table.name] += 1
+
+
+def first_registry(db: Database) -> tuple[AssetRegistry, int]:
+    """The registry a node began with, and when: the packaged one, or that of the replayed market's symbols.
+
+    It is not in the archive, but a function of the package and of the tickers, so it can be had again.
+    """
+    with db.read() as conn:
+        stored = registry.load(conn)
+        begun = conn.scalar(select(func.min(crypto_assets.c.updated_at))) or 0
+    seed = AssetRegistry.seed()
+    if {asset.asset_id for asset in seed} <= {asset.asset_id for asset in stored} or not len(stored):
+        return seed, int(begun)
+    return AssetRegistry.for_replay(asset.symbol for asset in stored), int(begun)
