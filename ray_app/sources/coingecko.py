@@ -40,6 +40,7 @@ from ray_app.sources.reading import (
     identifier,
     integer,
     iso_time,
+    members,
     not_ahead,
     number,
     readable,
@@ -290,7 +291,7 @@ class MarketChart(CoinGeckoEndpoint):
         coin_id = self._coin_id(exchange)
         body = expect_object(self.name, read_answer(exchange), "prices, market_caps, total_volumes")
         if body.get("prices") is None:
-            raise MalformedPayload(self.name, f"no prices in the object ({', '.join(sorted(body)[:5])})")
+            raise MalformedPayload(self.name, f"no prices in the object ({members(body)})")
         found = Findings()
         prices = self._series(found, coin_id, body, "prices", PRICE)
         caps = self._series(found, coin_id, body, "market_caps", USD_AMOUNT)
@@ -317,7 +318,8 @@ class MarketChart(CoinGeckoEndpoint):
         self, found: Findings, coin_id: str, body: Mapping[str, Any], field: str, bounds: Any
     ) -> dict[int, float]:
         """One array as value by time stamp (ms); a moment stated twice with different values is left out."""
-        points = expect_list(self.name, body.get(field, []) if body.get(field) is not None else [], f"[ms, value] in {field}")
+        said = body.get(field)
+        points = expect_list(self.name, [] if said is None else said, f"[ms, value] in {field}")
         series: dict[int, float] = {}
         contradicted: set[int] = set()
         pairs = 0

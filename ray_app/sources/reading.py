@@ -142,9 +142,14 @@ def readable(endpoint: str, items: Sequence[object], read: int, what: str) -> No
         raise MalformedPayload(endpoint, f"none of the {len(items)} items is {what}; the first is {shown(items[0])}")
 
 
+def members(value: Mapping[str, object]) -> str:
+    """The first member names of an object, as an error quotes them."""
+    return shown(", ".join(sorted(value)[:5])) or "no members"
+
+
 def _kind(value: object) -> str:
     if isinstance(value, dict):
-        return f"an object with {', '.join(sorted(value)[:5]) or 'no members'}"
+        return f"an object with {members(value)}"
     if isinstance(value, list):
         return f"an array of {len(value)}"
     return f"{type(value).__name__} {shown(value)!r}" if value is not None else "null"
