@@ -1,6 +1,6 @@
 """Guarded upserts against plain executemany of the same rows, in one run, on SQLite and a real MariaDB.
 
-    python benchmarks/upsert.py [--rows 60000] [--rounds 3]
+    python benchmarks/upsert.py [--rows 20000] [--rounds 3]
 
 Each line is the median of the rounds, in rows per second of one process, commit included:
 
@@ -146,7 +146,7 @@ def checking() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=60_000)
+    parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     print(f"{os.cpu_count()} cores; load {os.getloadavg()[0]:.1f} (other work on the machine distorts: compare ratios)")

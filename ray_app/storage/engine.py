@@ -332,12 +332,15 @@ def _mysql_engine(url: URL, pool_size: int) -> Engine:
 
 @contextmanager
 def _explained(where: str) -> Iterator[None]:
-    """Turn what the driver says about the database itself into StorageError; programming errors pass."""
+    """Turn what the driver says about the database or a value into StorageError.
+
+    IntegrityError (a key that is there already) and programming errors are the caller's and pass.
+    """
     try:
         yield
     except exc.TimeoutError as error:
         raise StorageError(f"{where}: every pooled connection is in use (DB_POOL_SIZE): {error}") from error
-    except (exc.OperationalError, exc.InternalError, exc.InterfaceError) as error:
+    except (exc.OperationalError, exc.InternalError, exc.InterfaceError, exc.DataError) as error:
         raise StorageError(f"{where}: {error.orig}{_advice(error)}") from error
     except exc.ProgrammingError as error:
         if mysql_code(error) == 1146:

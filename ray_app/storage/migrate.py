@@ -113,6 +113,8 @@ def _table_drift(conn: Connection) -> Iterator[str]:
         if table.name not in present:
             yield f"table {table.name} is missing"
             continue
+        if conn.dialect.name != "sqlite" and (engine := _mysql_engine_of(conn, table)) != MYSQL["mysql_engine"]:
+            yield f"table {table.name} is stored by {engine}, {MYSQL['mysql_engine']} is expected"
         yield from _column_drift(conn, table)
         yield from _index_drift(conn, table)
 
@@ -172,6 +174,12 @@ def _mysql_columns(conn: Connection, table: Table) -> dict[str, _Shape]:
         {"name": table.name},
     )
     return {name: _Shape(_plain(kind), null == "YES", collation) for name, kind, null, collation in rows}
+
+
+def _mysql_engine_of(conn: Connection, table: Table) -> str:
+    """MyISAM knows no transactions: values and events would no longer come together."""
+    query = "SELECT engine FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = :name"
+    return str(conn.scalar(text(query), {"name": table.name}))
 
 
 def _index_drift(conn: Connection, table: Table) -> Iterator[str]:

@@ -116,13 +116,13 @@ def _check_of(table: Table, name: str) -> _Check:
 def _integer(value: object, bits: int) -> int:
     if not isinstance(value, int):
         raise TypeError(f"{value!r} is not an integer")
-    if not -(2**bits) <= value < 2**bits:
+    if not -(1 << bits) <= value < 1 << bits:
         raise ValueError(f"{value} does not fit {bits + 1} bits")
     return int(value)
 
 
 def _plain_integers(values: list[int], bits: int) -> bool:
-    return -(2**bits) <= min(values) and max(values) < 2**bits
+    return -(1 << bits) <= min(values) and max(values) < 1 << bits
 
 
 def _number(value: object) -> float:

@@ -190,7 +190,7 @@ def _bulk(conn: Connection, table: Table, cells: list[tuple[Cell, ...]]) -> int 
         if mysql_code(error) not in _BULK_REFUSED:
             raise
         conn.info["bulk"] = False
-        logger.warning("bulk loading is refused (%s); writing rows by statement, about three times slower", error.orig)
+        logger.warning("bulk loading is refused (%s); writing rows by statement, which is slower", error.orig)
         return None
     changed = conn.exec_driver_sql(
         f"INSERT INTO {q(table.name)} ({_list(q, names)}) SELECT {_list(q, names)} FROM {_STAGE} {_mysql_guard(table)}"

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Connection, delete, func, insert, select, text, update
+from sqlalchemy.exc import IntegrityError
 
 from ray_app.errors import ConfigError, LeaseLost, StorageError
 from ray_app.storage import outbox
@@ -293,6 +294,19 @@ def test_a_missing_table_says_how_to_get_it(database_url: str) -> None:
     with pytest.raises(StorageError, match="crypto-data db upgrade"), db.read() as conn:
         conn.execute(select(outbox_heads))
     db.dispose()
+
+
+@pytest.mark.integration
+def test_a_value_that_does_not_fit_is_an_error_never_another_value(mariadb: Database) -> None:
+    row = {"account": "a" * 33, "month": MONTH, "spent": 1}
+    with pytest.raises(StorageError, match="Data too long for column 'account'"):
+        mariadb.run(lambda conn: conn.execute(insert(quota_ledger).values(row)))
+
+
+def test_a_key_that_is_there_already_is_the_callers_business(db: Database) -> None:
+    open_accounts(db, "a")
+    with pytest.raises(IntegrityError):
+        open_accounts(db, "a")
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from ray_app.errors import SchemaDrift
 from ray_app.storage import migrate
 from ray_app.storage.engine import Database
 from ray_app.storage.tables import VIEWS, metadata
+from tests.servers import free_port
 
 
 def alter(db: Database, *statements: str) -> None:
@@ -74,6 +75,7 @@ BOTH = {
     "a newer version has used it",
 }
 ONLY_MARIADB = {
+    "ALTER TABLE outbox ENGINE=MyISAM": "table outbox is stored by MyISAM, InnoDB is expected",
     "DROP INDEX ix_crypto_assets_symbol ON crypto_assets": "index on crypto_assets (symbol) is missing",
     "DROP INDEX uq_crypto_assets_coin_id ON crypto_assets": "unique index on crypto_assets (coin_id) is missing",
     "ALTER TABLE crypto_assets DROP INDEX ix_crypto_assets_symbol, ADD UNIQUE INDEX u (symbol)": "index on "
@@ -143,3 +145,14 @@ def test_the_command_names_differences_and_exits_with_1(database_url: str) -> No
     alter(db, "DROP TABLE api_keys", "DROP VIEW price_current")
     db.dispose()
     assert call("check") == (1, "table api_keys is missing\nview price_current is missing\n")
+
+
+def test_an_unreachable_database_is_one_line_without_the_password() -> None:
+    program = "import sys; from ray_app.cli import main; main(['db', 'check', '--database-url', sys.argv[1]])"
+    url = f"mysql+pymysql://node:sesame@127.0.0.1:{free_port()}/crypto"
+    done = subprocess.run([sys.executable, "-c", program, url], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert "is the server running" in done.stderr
+    assert "sesame" not in done.stderr
