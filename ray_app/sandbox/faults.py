@@ -50,7 +50,8 @@ KINDS: dict[str, dict[str, tuple[Any, str]]] = {
     },
 }
 _COMMON = {"source", "endpoint", "from", "to", "every", "probability", "kind", "params"}
-_RELATIVE = re.compile(r"([+-])(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_RELATIVE = re.compile(r"([+-])((?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+)")
+_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _UNITS = {"ms": 1, "s": SECOND_MS, "m": MINUTE_MS, "h": HOUR_MS, "d": DAY_MS}
 
 
@@ -213,8 +214,8 @@ class _Entry:
             return default
         text = str(value).strip()
         if match := _RELATIVE.fullmatch(text):
-            sign, amount, unit = match.groups()
-            return first_node_ms + round((-1 if sign == "-" else 1) * float(amount) * _UNITS[unit])
+            span = sum(float(amount) * _UNITS[unit] for amount, unit in _PART.findall(match[2]))
+            return first_node_ms + round(-span if match[1] == "-" else span)
         try:
             moment = datetime.fromisoformat(text)
         except ValueError:
