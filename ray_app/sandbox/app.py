@@ -8,6 +8,7 @@ module routes, delivers (slowly, cut off or not at all, where a fault says so) a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
@@ -90,6 +91,8 @@ class SandboxApp:
         self.faults = faults
         self.clock = config.clock or ScaledClock(config.epoch)
         self.requests = 0
+        #: set when the server is about to end: answers that a fault holds back are broken off
+        self.ending = asyncio.Event()
         self._log = RequestLog(config.request_log) if config.request_log is not None else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -142,7 +145,15 @@ class SandboxApp:
         endpoint, subject = _route(endpoints, path.rstrip("/"))
         name = endpoint.name if endpoint is not None else "unknown"
         fault = self.faults.pick(source, name, now, params) if endpoint is not None else None
-        delivery = _Delivery(scope, receive, send, now, fault)
+
+        def log(delivery: _Delivery) -> None:
+            if self._log is None:
+                return
+            took = round((time.perf_counter() - started) * 1_000, 3)
+            kind = None if fault is None else fault.kind
+            self._log.write(Logged(now, wall, source, name, path, params, delivery.status, kind, delivery.sent, took))
+
+        delivery = _Delivery(scope, receive, send, now, fault, self.ending, log)
         try:
             if scope["method"] not in {"GET", "HEAD"}:
                 answer = json_answer({"message": "method not allowed"}, 405)
@@ -153,12 +164,7 @@ class SandboxApp:
                 answer = self._answer(endpoint, question, fault)
             await delivery.send(answer)
         finally:
-            if self._log is not None:
-                took = round((time.perf_counter() - started) * 1_000, 3)
-                kind = None if fault is None else fault.kind
-                self._log.write(
-                    Logged(now, wall, source, name, path, params, delivery.status, kind, delivery.sent, took)
-                )
+            delivery.record()
 
     def _answer(self, endpoint: SimulatedEndpoint, question: Question, fault: Fault | None) -> Answer:
         if fault is None:
@@ -207,10 +213,26 @@ def _ask(endpoint: SimulatedEndpoint, question: Question, world: World) -> Answe
 class _Delivery:
     """One answer on its way: sent whole, or as a fault has it."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, now_ms: int, fault: Fault | None = None) -> None:
+    def __init__(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        now_ms: int,
+        fault: Fault | None = None,
+        ending: asyncio.Event | None = None,
+        log: Callable[[_Delivery], None] | None = None,
+    ) -> None:
         self._scope, self._receive, self._send, self._now_ms, self._fault = scope, receive, send, now_ms, fault
+        self._ending, self._log = ending or asyncio.Event(), log
         self.status = 0  # of the answer, once it has gone out complete
         self.sent = 0  # body bytes
+
+    def record(self) -> None:
+        """Write the request's line of the log, once."""
+        if self._log is not None:
+            log, self._log = self._log, None
+            log(self)
 
     def request_header(self, name: bytes) -> str | None:
         """A header of the request, by its lower-case name."""
@@ -254,37 +276,47 @@ class _Delivery:
         if kind == "slow":
             if not await self._drip(body, options["bytes_per_s"]):
                 return
-        else:
-            self.sent += len(body)
-            await self._send({"type": "http.response.body", "body": body})
+            body = b""
         self.status = answer.status
+        self.sent += len(body)
+        # Before the last byte goes out: who has read an answer finds it in the log.
+        self.record()
+        await self._send({"type": "http.response.body", "body": body})
 
     async def _piece(self, body: bytes) -> None:
         self.sent += len(body)
         await self._send({"type": "http.response.body", "body": body, "more_body": True})
 
     async def _drip(self, body: bytes, bytes_per_s: float) -> bool:
-        """The body at a pace, ten pieces a second; False if the client has left before its end."""
+        """The body at a pace, ten pieces a second; False if the client has left before its end, or we have to."""
         size = max(1, round(bytes_per_s / 10))
-        gone = asyncio.ensure_future(self._disconnected())
+        gone = asyncio.ensure_future(self._gone())
         try:
             for start in range(0, len(body), size):
                 await self._piece(body[start : start + size])
                 await asyncio.wait({gone}, timeout=size / bytes_per_s)
                 if gone.done():
+                    await self._break(reset=False)
                     return False
         finally:
             gone.cancel()
-        await self._send({"type": "http.response.body", "body": b""})
         return True
 
     async def _stall(self) -> None:
         assert self._fault is not None  # noqa: S101 - only called for a fault
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._fault.options["hold"]):
-                await self._disconnected()
-        except TimeoutError:
-            await self._break(reset=False)
+                await self._gone()
+        await self._break(reset=False)
+
+    async def _gone(self) -> None:
+        """Return when the client has left or the server is about to end."""
+        waits = {asyncio.ensure_future(self._disconnected()), asyncio.ensure_future(self._ending.wait())}
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
 
     async def _disconnected(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":

@@ -19,7 +19,7 @@ from ray_app.errors import ConfigError, NodeError
 from ray_app.sandbox.app import ABORT, SandboxApp
 
 #: wall seconds that answers under way have to finish once the end is asked for
-_LAST_WORDS_S = 0.3
+_LAST_WORDS_S = 0.5
 
 
 class _Protocol(HttpToolsProtocol):
@@ -42,12 +42,15 @@ class _Protocol(HttpToolsProtocol):
 class _Server(uvicorn.Server):
     """uvicorn's server with our own signals: it ends with status 0 and says when it is ready."""
 
-    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None], *, own_signals: bool = True) -> None:
-        super().__init__(config)
+    def __init__(self, app: SandboxApp, on_ready: Callable[[], None], *, own_signals: bool = True) -> None:
+        super().__init__(_config(app))
+        self._app = app
         self._on_ready = on_ready
         self._own_signals = own_signals
+        self.loop: asyncio.AbstractEventLoop | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self.loop = asyncio.get_running_loop()
         await super().startup(sockets)
         self._on_ready()
 
@@ -56,12 +59,17 @@ class _Server(uvicorn.Server):
         if self._own_signals:
             loop = asyncio.get_running_loop()
             for number in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(number, self._end)
+                loop.add_signal_handler(number, self.end)
         yield
+
+    def end(self) -> None:
+        """Stop listening, break off the answers that a fault holds back, and return. From any thread."""
+        if self.loop is not None:
+            self.loop.call_soon_threadsafe(self._end)
 
     def _end(self) -> None:
         self.should_exit = True
-        # Answers that a fault holds back must not hold back the end.
+        self._app.ending.set()
         asyncio.get_running_loop().call_later(_LAST_WORDS_S, self._force)
 
     def _force(self) -> None:
@@ -95,7 +103,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 def serve(app: SandboxApp, listener: socket.socket, on_ready: Callable[[], None]) -> None:
     """Serve until SIGTERM or SIGINT; closes the listener and the app's log."""
-    _run(_Server(_config(app), on_ready), app, listener)
+    _run(_Server(app, on_ready), app, listener)
 
 
 @contextlib.contextmanager
@@ -103,7 +111,7 @@ def running(app: SandboxApp) -> Iterator[str]:
     """A server of ``app`` in a thread, on a free port, for the block; yields its URL. For tests."""
     listener = listen("127.0.0.1", 0)
     ready = threading.Event()
-    server = _Server(_config(app), ready.set, own_signals=False)
+    server = _Server(app, ready.set, own_signals=False)
     thread = threading.Thread(target=_run, args=(server, app, listener), name="sandbox")
     thread.start()
     try:
@@ -111,7 +119,7 @@ def running(app: SandboxApp) -> Iterator[str]:
             raise NodeError("the sandbox's server did not start within 30 s")
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
-        server.should_exit = server.force_exit = True
+        server.end()
         thread.join()
 
 
@@ -125,6 +133,7 @@ def _config(app: SandboxApp) -> uvicorn.Config:
         access_log=False,
         date_header=False,  # the answers carry node time
         server_header=False,
+        proxy_headers=False,
         timeout_keep_alive=75,
     )
 
