@@ -18,7 +18,7 @@ from typing import ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
 
-from ray_app.assets import Asset
+from ray_app.assets import ACTIVE, Asset
 from ray_app.clock import DAY_MS, MINUTE_MS
 from ray_app.sandbox.bars import Bars, aggregate, concatenate, subdivide
 from ray_app.sandbox.profiles import Profile
@@ -29,6 +29,7 @@ BARS_PER_DAY = DAY_MS // FIVE_MS
 _HOUR_CHUNK_DAYS = 16
 _DAY_CHUNK_DAYS = 32
 _LOOK_BACK_DAYS = 60
+_FOR_EVER = 2**53  # ms
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -105,16 +106,12 @@ class Market(ABC):
         self._power: FloatArray = 10.0 ** np.array([p.decimals for p in profiles], dtype=np.float64)
         self._venue_share: FloatArray = np.array([p.venue_share for p in profiles])
         self._circulating: FloatArray = np.array([p.circulating for p in profiles])
-        horizon = 2**62
-        self._alive_from: IntArray = np.array(
-            [-horizon if a.valid_from is None else a.valid_from for a in assets], dtype=np.int64
-        )
-        self._alive_to: IntArray = np.array(
-            [horizon if a.valid_to is None else a.valid_to for a in assets], dtype=np.int64
-        )
+        self._alive_from: IntArray = np.array([a.valid_from or 0 for a in assets], dtype=np.int64)
+        self._alive_to: IntArray = np.array([_end_of(a) for a in assets], dtype=np.int64)
         self._day_cache: Lru[tuple[int, int], Bars] = Lru(1_024)
         self._hour_cache: Lru[tuple[int, int], Bars] = Lru(1_536)
         self._daily_cache: Lru[tuple[int, int], Bars] = Lru(8_192)
+        self._last_cache: Lru[tuple[int, int], tuple[float, int]] = Lru(4_096)
         self._block_cache: Lru[int, Bars] = Lru(4)
         self._price_cache: Lru[int, tuple[FloatArray, IntArray]] = Lru(256)
         self._snapshot_cache: Lru[int, Snapshot] = Lru(4)
@@ -145,8 +142,13 @@ class Market(ABC):
         return aggregate(self._alive(slice(row, row + 1), first_day, days), 12)[0]
 
     def _last_trade(self, row: int, before_day: int) -> tuple[float, int]:
-        """Close and time (ms) of the last trade before a day; NaN and 0 if there is none in the last 60 days."""
-        for day in range(before_day - 1, before_day - _LOOK_BACK_DAYS, -1):
+        """Close and time (ms) of the last trade before a day; NaN and 0 if the asset's last 60 days saw none."""
+        before_day = min(before_day, -(-int(self._alive_to[row]) // DAY_MS))  # dead for years: look where it lived
+        first_day = max(before_day - _LOOK_BACK_DAYS, int(self._alive_from[row]) // DAY_MS)
+        return self._last_cache.get((row, before_day), lambda: self._search_back(row, first_day, before_day))
+
+    def _search_back(self, row: int, first_day: int, before_day: int) -> tuple[float, int]:
+        for day in range(before_day - 1, first_day - 1, -1):
             bars = self._day(row, day)
             (hits,) = bars.traded.nonzero()
             if len(hits):
@@ -338,6 +340,13 @@ class Market(ABC):
         worth = np.concatenate([[0.0], np.cumsum(np.nan_to_num(bars.volume * bars.close))])
         volume = (worth[position] - worth[position - BARS_PER_DAY]) / self._venue_share[row]
         return price, price * self._circulating[row], np.maximum(volume, 0.0)
+
+
+def _end_of(asset: Asset) -> int:
+    """When an asset's life ends; one that is not active and does not say when is taken to have no market at all."""
+    if asset.valid_to is not None:
+        return asset.valid_to
+    return _FOR_EVER if asset.status == ACTIVE else 0
 
 
 def _nothing() -> Bars:

@@ -1,7 +1,7 @@
 """What does not change about a simulated asset: its level, supplies, volatility and how it follows the market.
 
-Everything derives from the seed and the asset's CoinGecko id, never from its position in a list: a refreshed registry
-moves no price. The well-known assets have recognisable price levels; no figure here claims to be a real quote.
+Everything derives from the seed and the asset's CoinGecko id and rank, never from what else is in the registry: another
+asset moves no price. The well-known assets have recognisable price levels; no figure here claims to be a real quote.
 """
 
 from __future__ import annotations

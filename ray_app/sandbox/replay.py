@@ -143,8 +143,8 @@ class ReplayMarket(Market):
         # The file is the market: what it traded is all there is.
         self._venue_share = np.ones(len(rows))
         # A file's assets trade whenever it says so, whatever became of them in the world since.
-        self._alive_from = np.full(len(rows), -(2**62), dtype=np.int64)
-        self._alive_to = np.full(len(rows), 2**62, dtype=np.int64)
+        self._alive_from = np.zeros(len(rows), dtype=np.int64)
+        self._alive_to = np.full(len(rows), 2**53, dtype=np.int64)
         self._highest = _running(self._hours.high, np.fmax)
         self._lowest = _running(self._hours.low, np.fmin)
 

@@ -191,7 +191,9 @@ def test_an_asset_trades_only_while_it_lives(market: GeneratedMarket, registry: 
     turn = old.valid_to
     assert len(market.candles(old.asset_id, 300, turn - HOUR_MS, turn + HOUR_MS)) == 12
     assert len(market.candles(new.asset_id, 300, turn - HOUR_MS, turn + HOUR_MS)) == 12
-    assert market.price(old.asset_id, NOW)[1] == turn  # the last price stays, with its time
+    last = market.price(old.asset_id, NOW)
+    assert last[1] == turn
+    assert last == market.price(old.asset_id, NOW + 900 * DAY_MS)  # the last price stays, with its time
     assert math.isnan(market.price(new.asset_id, turn - 1)[0])
 
 
