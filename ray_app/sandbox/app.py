@@ -11,14 +11,12 @@ import asyncio
 import contextlib
 import gzip
 import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
-
-import orjson
 
 from ray_app.assets import AssetRegistry
 from ray_app.clock import SECOND_MS, Clock, Epoch, ScaledClock, iso
@@ -329,8 +327,3 @@ class _Delivery:
             raise ConnectionResetError("the sandbox broke the connection, as its fault script says")
         abort(reset)
         await self._disconnected()
-
-
-def encoded(value: Mapping[str, Any]) -> bytes:
-    """JSON bytes, indented: what the command line prints."""
-    return orjson.dumps(value, option=orjson.OPT_INDENT_2)

@@ -35,7 +35,7 @@ from ray_app.sandbox.rng import (
 
 #: 2020-01-01 UTC, in days since the epoch: nothing is traded before
 ANCHOR_DAY = 18_262
-_REGIMES = ("calm", "bull", "bear", "crisis")
+# Regimes, in this order: calm, bull, bear, crisis.
 _DRIFT = np.array([0.0003, 0.0045, -0.0040, -0.018])  # of the market factor, per day
 _VOLATILITY = np.array([0.014, 0.021, 0.025, 0.055])
 _STAY_OR_GO = np.array(  # daily transition probabilities, from row to column

@@ -13,7 +13,7 @@ import orjson
 
 from ray_app.clock import SECOND_MS, from_ms, to_ms
 from ray_app.sandbox.answers import Answer, iso_millis, json_answer
-from ray_app.sandbox.coingecko import error_status
+from ray_app.sandbox.coingecko_base import error_status
 from ray_app.sandbox.faults import Fault
 from ray_app.sandbox.rng import unit_of
 
