@@ -124,9 +124,9 @@ REQUESTS: Mapping[str, Callable[[], Request]] = {
         "bitcoin", NOON - 3 * HOUR_MS, NOON, interval_s=3_600
     ),
     "coingecko.ohlc": lambda: ENDPOINTS["coingecko.ohlc"].request("bitcoin", days=1),
-    "coingecko.coins_list": lambda: ENDPOINTS["coingecko.coins_list"].request(),
-    "coingecko.global": lambda: ENDPOINTS["coingecko.global"].request(),
-    "coinbase.products": lambda: ENDPOINTS["coinbase.products"].request(),
+    "coingecko.coins_list": ENDPOINTS["coingecko.coins_list"].request,
+    "coingecko.global": ENDPOINTS["coingecko.global"].request,
+    "coinbase.products": ENDPOINTS["coinbase.products"].request,
     "coinbase.candles": lambda: ENDPOINTS["coinbase.candles"].request("BTC-USD", 3_600, NOON - 2 * HOUR_MS, NOON),
     "coinbase.price_candles": lambda: ENDPOINTS["coinbase.price_candles"].request(
         "BTC-USD", 300, NOON - 10 * MINUTE_MS, NOON

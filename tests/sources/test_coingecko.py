@@ -344,13 +344,13 @@ def test_time_stamp_is_the_close_and_length_follows_the_request(request_, step_m
     ],
 )
 def test_body_of_another_interval_is_refused_as_a_whole(request_, step_ms):
-    with pytest.raises(MalformedPayload, match="apart|grid"):
+    with pytest.raises(MalformedPayload, match=r"apart|grid"):
         ohlc.parse(answer("coingecko.ohlc", candles(step_ms, last=MIDNIGHT), request=request_))
 
 
 def test_length_cannot_be_told_without_days():
     for request_ in (asked(), asked("often"), asked("-1"), asked(1, "minutely")):
-        with pytest.raises(MalformedPayload, match="days|interval"):
+        with pytest.raises(MalformedPayload, match=r"days|interval"):
             ohlc.parse(answer("coingecko.ohlc", request=request_))
 
 

@@ -57,8 +57,9 @@ def read(exchange: Exchange) -> Parsed | None:
     try:
         return ENDPOINTS[exchange.request.endpoint].parse(exchange)
     except UpstreamError as error:
-        assert "\n" not in str(error)
-        return None
+        message = str(error)
+    assert "\n" not in message
+    return None
 
 
 def check(parsed: Parsed | None) -> None:
