@@ -64,14 +64,20 @@ def list_keys(as_json: bool) -> None:
     with _opened() as ring:
         rows = ring.rows()
         now_ms = ring.clock.now_ms()
-    shown = []
+    shown: list[dict[str, str | None]] = []
     for row in rows:
         expired = row.expires_at is not None and row.expires_at <= now_ms
         state = "revoked" if row.revoked_at is not None else "expired" if expired else "in force"
         expires = iso(row.expires_at) if row.expires_at is not None else None
         shown.append(
-            {"key_id": row.key_id, "level": row.level, "state": state, "created_at": iso(row.created_at)}
-            | {"expires_at": expires, "name": row.name}
+            {
+                "key_id": row.key_id,
+                "level": row.level,
+                "state": state,
+                "created_at": iso(row.created_at),
+                "expires_at": expires,
+                "name": row.name,
+            }
         )
     if as_json:
         click.echo(json.dumps(shown, indent=2))

@@ -15,7 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 
-from ray_app import __version__
+import ray_app
 from ray_app.serving.deps import GatewayDeps
 from ray_app.serving.fast_prices import FastPrices
 from ray_app.serving.middleware import (
@@ -103,7 +103,7 @@ def _fastapi(deps: GatewayDeps) -> FastAPI:
 
     app = FastAPI(
         title="crypto-data",
-        version=__version__,
+        version=ray_app.__version__,
         description=DESCRIPTION,
         lifespan=lifespan,
         docs_url=None,
@@ -148,7 +148,9 @@ async def _answer_failure(request: Request, error: Exception) -> Response:
 async def _answer_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for it alone
     headers = dict(error.headers or {})
-    if error.status_code == 404:
+    if isinstance(error.__cause__, Problem):  # FastAPI hides what went wrong while it read the body
+        problem = error.__cause__
+    elif error.status_code == 404:
         problem = Problem("NOT_FOUND", "there is nothing at this path; see /docs")
     elif error.status_code == 405:
         problem = Problem("METHOD_NOT_ALLOWED", f"{request.method} is not allowed here", headers=headers)

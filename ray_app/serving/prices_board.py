@@ -392,12 +392,18 @@ class BoardKeeper:
 
     async def _follow(self) -> None:
         feed = self._open_feed(self._board.position)
-        self.state = "following"
+        # a feed that has lasted as long as a refresh would have waited works, even if there is no news
+        lasted = asyncio.get_running_loop().call_later(self._refresh_s, self._works)
         try:
             async for batch in feed:
+                self._works()
                 self._board.apply(batch)
         finally:
+            lasted.cancel()
             await feed.aclose()
+
+    def _works(self) -> None:
+        self.state = "following"
 
     def _fails(self, why: str) -> None:
         if self.state != "refreshing":

@@ -42,7 +42,7 @@ def price_row(
     """A row of price_data_real; everything the upstream did not say is None."""
     event_time = values.pop("event_time", slot + 3_000)
     known_at = values.pop("known_at", slot + 7_250)
-    row: dict[str, Any] = dict.fromkeys(column.name for column in price_data_real.c)
+    row: dict[str, Any] = dict.fromkeys(str(column.name) for column in price_data_real.c)
     return row | {
         "asset_id": asset.asset_id,
         "slot": slot,
