@@ -29,6 +29,8 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 #: events read at a time while catching up
 CATCH_UP = 500
+#: messages to one client between two breaths of the event loop
+BREATH = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,15 +162,19 @@ class Connection:
         return subscription.wants(event.asset_id) and (subscription.repairs or not event.is_repair)
 
     async def _write(self) -> None:
+        sent = 0
         while True:
             while self._queue:
                 text, seq = self._queue.popleft()
                 self._queued -= len(text)
-                await self._send({"type": "websocket.send", "text": text})
                 if seq:
-                    self._sent_seq = seq
+                    self._sent_seq = seq  # before the send: while it waits for the peer, the event is on its way
+                await self._send({"type": "websocket.send", "text": text})
                 if self._queued <= self._limits.queue_bytes // 4:
                     self._room.set()
+                sent += 1
+                if sent % BREATH == 0:
+                    await asyncio.sleep(0)  # a send that the kernel takes at once does not let anybody else run
             if self._closing is not None:
                 code, reason = self._closing
                 await self._send({"type": "websocket.close", "code": code, "reason": reason})

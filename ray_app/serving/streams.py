@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import orjson
+from sqlalchemy.exc import SQLAlchemyError
 
 from ray_app.clock import Clock
 from ray_app.collection.event_bus import Hotline
@@ -52,7 +53,11 @@ class ServerLimits:
 
 @dataclass(frozen=True, slots=True)
 class StreamDeps:
-    """What the streams are made of. ``registry`` is asked again for each subscription."""
+    """What the streams are made of.
+
+    ``registry`` is asked again for each subscription; ``refresh`` names what is to be read anew (blocking) as often
+    as the keys are: the registry's own source, if it has one.
+    """
 
     db: Database
     hotline: Hotline | None
@@ -61,6 +66,7 @@ class StreamDeps:
     settings: Settings
     clock: Clock
     limits: ServerLimits = field(default_factory=ServerLimits)
+    refresh: tuple[Callable[[], object], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +102,8 @@ class Streams:
     # --- life ----------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start reading (once; needs a running event loop)."""
-        if not self._tasks:
+        """Start reading (once, and not after :meth:`aclose`; needs a running event loop)."""
+        if not self._tasks and not self._closing:
             self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._check_keys())]
 
     async def aclose(self) -> None:
@@ -141,10 +147,11 @@ class Streams:
     async def _check_keys(self) -> None:
         """End the streams of keys that were revoked or have expired."""
         while True:
-            try:
-                await asyncio.to_thread(self._deps.keyring.refresh)
-            except StorageError as error:
-                log.warning("prices stream: keys cannot be refreshed: %s", type(error).__name__)
+            for refresh in (self._deps.keyring.refresh, *self._deps.refresh):
+                try:
+                    await asyncio.to_thread(refresh)
+                except (StorageError, SQLAlchemyError) as error:
+                    log.warning("prices stream: keys or assets cannot be refreshed: %s", type(error).__name__)
             self._keys_known.set()
             for socket, key in list(self._sockets.items()):
                 if key is not None and self._deps.keyring.authenticate(key) is None:

@@ -6,15 +6,15 @@ from collections.abc import Iterator
 
 import pytest
 
+from ray_app.storage import migrate
 from ray_app.storage.engine import Database
-from ray_app.storage.tables import metadata
 
 
 @pytest.fixture
 def db(database_url: str) -> Iterator[Database]:
     """An empty, migrated database, on SQLite and on MariaDB in turn."""
     database = Database(database_url)
-    database.run(metadata.create_all)
+    migrate.upgrade(database)
     yield database
     database.dispose()
 
@@ -23,6 +23,6 @@ def db(database_url: str) -> Iterator[Database]:
 def sqlite_db(sqlite_url: str) -> Iterator[Database]:
     """An empty, migrated SQLite database: for tests whose subject is not the database."""
     database = Database(sqlite_url)
-    database.run(metadata.create_all)
+    migrate.upgrade(database)
     yield database
     database.dispose()
