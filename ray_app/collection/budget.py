@@ -20,11 +20,12 @@ from ray_app.storage.engine import Database
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-#: wall seconds a lane stays lent at most before others may have it; bounds how late a process sees a pause
-TERM_S = 1.0
+#: wall seconds a lane stays lent at least and at most before others may have it: long enough to be used a few times
+#: per transaction, short because it bounds how late a process sees a pause that another one ordered
+TERM_S = (1.0, 3.0)
 #: wall seconds an idle lane is kept for the next request of the same process
 LINGER_S = 0.25
-#: wall seconds between two looks at an account whose lanes are all lent
+#: wall seconds between two looks at an account whose lanes are all lent, at least; an eighth of the gap if longer
 POLL_S = 0.05
 #: credits booked at a time where the upstream counts none per month
 FREE_CREDITS = 32
@@ -136,6 +137,13 @@ class BudgetAuthority:
     def _node_ms(self, wall_s: float) -> int:
         return max(round(wall_s * 1_000 * self.clock.scale), 1)
 
+    def _term_ms(self, limits: Limits) -> int:
+        shortest, longest = (self._node_ms(wall_s) for wall_s in TERM_S)
+        return min(max(4 * limits.gap_ms, shortest), longest)
+
+    def _poll_ms(self, limits: Limits) -> int:
+        return max(self._node_ms(POLL_S), limits.gap_ms // 8)
+
     def _book(self, account: str) -> _Book:
         try:
             return self._books[account]
@@ -167,7 +175,7 @@ class BudgetAuthority:
                 now = self.clock.now_ms()
                 if give_up_at is not None:
                     if now >= give_up_at or (reason == "paused" and until is not None and until > give_up_at):
-                        raise self._exhausted(account, book, until or now + self._node_ms(TERM_S), reason)
+                        raise self._exhausted(account, book, until or now + self._term_ms(book.limits), reason)
                     until = give_up_at if until is None else min(until, give_up_at)
                 await self._until(changed, None if until is None else max(until - now, 1) / 1_000)
         finally:
@@ -222,7 +230,8 @@ class BudgetAuthority:
             book.credits -= cost
             return Permit(self, book, held, cost, book.month)
         own = [held.lane.ready_at for held in book.held if not held.lane.busy and not held.lane.spent(now)]
-        look = max(book.ask_again_at, now + self._node_ms(POLL_S if room else TERM_S))
+        idle_ms = self._poll_ms(book.limits) if room else self._term_ms(book.limits)
+        look = book.ask_again_at if book.ask_again_at > now else now + idle_ms
         soonest = min([*own, look])
         return Refusal(max(soonest, now + 1), "rate")
 
@@ -240,7 +249,7 @@ class BudgetAuthority:
         wanted = 0
         if book.credits < cost:
             wanted = book.wanted - book.credits if book.limits.monthly is not None else FREE_CREDITS
-        loan_ms = self._node_ms(TERM_S) + self._hold_ms + book.limits.gap_ms
+        loan_ms = self._term_ms(book.limits) + self._hold_ms + book.limits.gap_ms
         ask = Ask(lanes, loan_ms, wanted, max(cost - book.credits, 0))
         # shielded: a caller that is cancelled must not lose lanes which the database has already lent
         outcome = await asyncio.shield(asyncio.ensure_future(self._exchange(account, book, ask, 0)))
@@ -255,7 +264,7 @@ class BudgetAuthority:
         returned = [(held.lane.loan, held.lane.ready_at) for held in over]
         if over and ask is not None:  # a term is over: leave the lanes to others for one of their looks
             ask = replace(ask, lanes=0)
-            book.ask_again_at = now + self._node_ms(1.2 * POLL_S)
+            book.ask_again_at = now + round(1.2 * self._poll_ms(book.limits))
         month = book.month
 
         def change(state: Account) -> tuple[Account, tuple[Account, Grant | Refusal | None]]:
@@ -272,7 +281,7 @@ class BudgetAuthority:
             book.held += [_Held(Lane.of(loan, book.limits, now, self._hold_ms)) for loan in outcome.loans]
             book.credits += outcome.credits if book.month == month else 0
         elif isinstance(outcome, Refusal) and outcome.reason == "rate":
-            book.ask_again_at = min(outcome.until, now + self._node_ms(POLL_S))
+            book.ask_again_at = min(outcome.until, now + self._poll_ms(book.limits))
         return outcome
 
     def tidy_later(self, book: _Book) -> None:
@@ -299,7 +308,7 @@ class BudgetAuthority:
     async def pause(self, account: str, until_ms: int) -> None:
         """Nobody, in any process, gets a permit of this account before ``until_ms`` (an ordered Retry-After).
 
-        Other processes see it with their next loan, at most ``TERM_S`` wall seconds later.
+        Other processes see it with their next loan, at most 3 wall seconds later (``TERM_S``).
         """
         book = self._book(account)
         book.paused_until = max(book.paused_until, until_ms)

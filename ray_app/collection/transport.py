@@ -14,7 +14,6 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
-from urllib.parse import urljoin
 
 import httpx
 
@@ -230,13 +229,10 @@ class Transport:
         home = (url.scheme, url.host, url.port)
         for _ in range(MAX_REDIRECTS + 1):
             with await self._permit(request, upstream, cost):
-                answer, location = await self._within_time(request, upstream, url)
-            if location is None:
+                answer, redirect = await self._within_time(request, upstream, url)
+            if redirect is None:
                 return answer
-            try:
-                url = httpx.URL(urljoin(str(url), location))
-            except (httpx.InvalidURL, ValueError):
-                raise UpstreamRejected(request.endpoint, "redirected to something that is no URL") from None
+            url = redirect
             if (url.scheme, url.host, url.port) != home:
                 raise UpstreamRejected(
                     request.endpoint, f"redirected (status {answer.status}) to another host, {url.host!r}; not followed"
@@ -254,7 +250,9 @@ class Transport:
             message = str(error).removeprefix(f"{error.endpoint}: ")
             raise BudgetExhausted(request.endpoint, f"account {error.endpoint}: {message}", error.until_ms) from None
 
-    async def _within_time(self, request: Request, upstream: Upstream, url: httpx.URL) -> tuple[Exchange, str | None]:
+    async def _within_time(
+        self, request: Request, upstream: Upstream, url: httpx.URL
+    ) -> tuple[Exchange, httpx.URL | None]:
         """One exchange on the wire; every way it can break becomes an UpstreamError of the endpoint."""
         endpoint = request.endpoint
         try:
@@ -272,7 +270,9 @@ class Transport:
             # `from None`: httpx keeps the request, and with it the key, on the error
             raise UpstreamUnavailable(endpoint, f"{type(error).__name__}: {error}") from None
 
-    async def _exchange(self, request: Request, upstream: Upstream, url: httpx.URL) -> tuple[Exchange, str | None]:
+    async def _exchange(
+        self, request: Request, upstream: Upstream, url: httpx.URL
+    ) -> tuple[Exchange, httpx.URL | None]:
         headers = {**self._validators.get(_key(request), {}), **upstream.headers}
         async with self._http().stream("GET", url, headers=headers) as response:
             body = bytearray()
@@ -283,7 +283,7 @@ class Transport:
                     raise UpstreamRejected(request.endpoint, message)
         kept = {name: value for name, value in response.headers.items() if _keep(name)}
         exchange = Exchange(request, response.status_code, kept, bytes(body), self._clock.now_ms())
-        return exchange, response.headers.get("location") if response.has_redirect_location else None
+        return exchange, None if response.next_request is None else response.next_request.url
 
     def _http(self) -> httpx.AsyncClient:
         if self._client is None:  # made in the running loop, not in a constructor

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import zlib
 from pathlib import Path
 
 import orjson
@@ -17,6 +18,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ray_app.collection import archive as archive_module
 from ray_app.collection.archive import Archive, Entry
 from ray_app.errors import ArchiveError
 from ray_app.sources.base import Exchange, Request
@@ -202,6 +204,51 @@ def test_a_torn_tail_is_reported_and_later_records_follow_it(archive: Archive):
     found, damages = scan(archive)
     assert [e.fetched_at for e in found] == [NOON, NOON + 1, NOON + 9]
     assert len(damages) == 1
+
+
+def test_a_damaged_large_record_is_skipped_to_the_next_whole_one(archive: Archive):
+    archive.append(exchange(NOON, random.Random(1).randbytes(3 << 20)), "c")
+    archive.append(exchange(NOON + 1), "c")
+    archive.close()
+    path = archive.root / archive.segments()[0]
+    damaged = bytearray(path.read_bytes())
+    damaged[2 << 20] ^= 1
+    path.write_bytes(damaged)
+    path.with_suffix(".idx").unlink()
+    found, damages = scan(archive)
+    assert [e.fetched_at for e in found] == [NOON + 1]
+    assert len(damages) == 1
+
+
+@pytest.mark.parametrize("content", [b"no json\n", b"{}\n", b"[]\n", b'{"body_bytes": 1}\n'])
+def test_a_whole_record_of_unknown_content_is_an_error_that_names_its_place(archive: Archive, content: bytes):
+    path, entries = three_records(archive)
+    frame = zstandard.ZstdCompressor().compress(content)
+    head = list(archive_module._HEADER.unpack(path.read_bytes()[: entries[0].position + 40]))
+    head[6:8] = [len(frame), zlib.crc32(frame)]
+    head[9] = zlib.crc32(archive_module._HEADER.pack(*head[:9], 0)[:-4])
+    path.write_bytes(path.read_bytes() + archive_module._HEADER.pack(*head) + frame)
+    with pytest.raises(ArchiveError, match=f"at offset {entries[2].end}: the record is not what this version writes"):
+        archive.read(archive.segments()[0], entries[2].end)
+    found, damages = scan(archive)
+    assert len(found) == 3
+    assert len(damages) == 1
+
+
+def test_an_index_that_cannot_be_opened_is_an_error_and_one_that_cannot_be_written_is_not(tmp_path: Path, caplog):
+    segment = tmp_path / "coingecko.markets/20261124T12.w1.zst"
+    segment.with_suffix(".idx").mkdir(parents=True)
+    with pytest.raises(ArchiveError, match="Is a directory"), Archive(tmp_path, "w1") as archive:
+        archive.append(exchange(), "c")
+    segment.with_suffix(".idx").rmdir()
+    with Archive(tmp_path, "w1") as archive:
+        archive.append(exchange(), "c")
+        with Path("/dev/null").open("rb") as unwritable:
+            os.dup2(unwritable.fileno(), archive._segments["coingecko.markets/20261124T12.w1.zst"].index_fd)
+        place = archive.append(exchange(NOON + 1), "c")
+        assert archive.read(place.segment, place.position) == exchange(NOON + 1)
+        assert len(scan(archive)[0]) == 2
+    assert "rebuilt when read" in caplog.text
 
 
 def test_reading_where_no_record_begins_says_so(archive: Archive):

@@ -218,6 +218,24 @@ async def test_a_pause_longer_than_we_wait_is_reported_as_what_it_is():
         assert len(s.server.requests) == 1
 
 
+async def test_nothing_is_sent_with_a_permit_that_ran_out_while_the_process_stood_still():
+    async with scene(OK) as s:
+        acquire, stalls = s.budgets.acquire, [7_200.0]
+
+        async def stalled(*args, **kwargs):
+            permit = await acquire(*args, **kwargs)
+            if stalls:
+                s.clock.advance(stalls.pop())
+                assert not permit.valid()
+            return permit
+
+        s.budgets.acquire = stalled
+        assert (await s.transport.fetch(MARKETS)).status == 200
+        assert stalls == []
+        await s.budgets.aclose()
+        assert s.budgets.spent("coingecko") == 1
+
+
 async def test_a_spent_month_sends_nothing():
     async with scene(OK, limits=Limits(10, 1.0, monthly=1)) as s:
         await s.transport.fetch(MARKETS)
