@@ -101,7 +101,7 @@ def _chart(asset: Asset, question: Question, market: Market, start: int, end: in
     points = [
         [[int(t), float(v)] for t, v in zip(stamps, values, strict=True) if not math.isnan(v)] for values in series
     ]
-    if end >= question.now_ms:  # the present, as the last point
+    if start <= question.now_ms <= end:  # the present, as the last point
         snapshot = market.snapshot(question.now_ms)
         row = market.row_of[asset.asset_id]
         if not math.isnan(price := float(snapshot.price[row])):

@@ -41,11 +41,16 @@ class Logged:
 
 
 class RequestLog:
-    """Appends to a file, one write per line: nothing is lost when the process dies."""
+    """Appends to a file, one write per line: nothing is lost when the process dies. ConfigError if it cannot."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file: int | None = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file: int | None = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise ConfigError(
+                f"request log {path} cannot be written ({error.strerror}); choose another path"
+            ) from error
 
     def write(self, entry: Logged) -> None:
         """Append one request."""

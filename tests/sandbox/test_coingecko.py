@@ -185,6 +185,12 @@ async def test_a_day_that_is_not_the_last_one_is_hourly(sandbox: Make) -> None:
     assert len(body["prices"]) == 24
 
 
+async def test_a_range_in_the_future_is_empty(sandbox: Make) -> None:
+    params = {"vs_currency": "usd", "from": NOW // 1_000 + 60, "to": NOW // 1_000 + 3_600}
+    answer = await sandbox().get(f"{COINGECKO}/coins/bitcoin/market_chart/range", **params)
+    assert answer.json() == {"prices": [], "market_caps": [], "total_volumes": []}
+
+
 async def test_chart_values_are_the_market_s(sandbox: Make) -> None:
     world = sandbox()
     market = world.app.world.market

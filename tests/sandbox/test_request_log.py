@@ -17,7 +17,7 @@ from ray_app.assets import AssetRegistry
 from ray_app.clock import ManualClock
 from ray_app.errors import ConfigError
 from ray_app.sandbox.app import SandboxConfig, create_app
-from ray_app.sandbox.request_log import Logged, audit, peak, read_log
+from ray_app.sandbox.request_log import Logged, RequestLog, audit, peak, read_log
 from ray_app.sandbox.server import running
 from tests.sandbox.conftest import COINBASE, COINBASE_V2, COINGECKO, NOW, Sandbox, epoch
 
@@ -147,3 +147,8 @@ def test_a_torn_last_line_is_left_out_and_a_broken_one_is_named(tmp_path: Path) 
         read_log(log)
     with pytest.raises(ConfigError, match="cannot be read"):
         read_log(tmp_path / "absent.jsonl")
+
+
+def test_a_log_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be written"):
+        RequestLog(tmp_path)
