@@ -17,9 +17,9 @@ from typing import Any
 import orjson
 
 from ray_app.clock import Clock, iso
+from ray_app.collection.price_events import PriceEvent
 from ray_app.errors import StorageError
 from ray_app.serving.feed import Gap
-from ray_app.serving.stream_events import PriceEvent
 from ray_app.serving.stream_hub import CHANNEL, PriceHub
 from ray_app.serving.subscriptions import BadMessage, Command, Resolver, Subscription, resolve_all
 

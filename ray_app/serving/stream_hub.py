@@ -17,9 +17,9 @@ from typing import Protocol
 from sqlalchemy.exc import SQLAlchemyError
 
 from ray_app.collection.event_bus import Event, Hotline
+from ray_app.collection.price_events import CurrentPrices, PriceEvent, UnreadableEvent
 from ray_app.errors import StorageError
 from ray_app.serving.feed import Gap, OutboxFeed, read_after
-from ray_app.serving.stream_events import CurrentPrices, PriceEvent, UnreadableEvent
 from ray_app.storage import outbox, queries
 from ray_app.storage.engine import Database
 

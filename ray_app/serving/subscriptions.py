@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 import orjson
 
+from ray_app.collection.price_events import ALL_FIELDS, FIELDS
 from ray_app.errors import UnknownSymbol
-from ray_app.serving.stream_events import ALL_FIELDS, FIELDS
 
 #: the most a client may say at once
 MAX_MESSAGE_BYTES = 64 * 1024

@@ -721,14 +721,14 @@ async def test_a_database_that_is_down_is_said_and_waited_for(world: World, monk
 
 
 async def test_one_event_is_encoded_once_for_all_clients(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ray_app.serving import stream_events
+    from ray_app.collection import price_events
 
     encoded = 0
-    original = stream_events.orjson.dumps
+    original = price_events.orjson.dumps
 
     class Counting:
-        loads = staticmethod(stream_events.orjson.loads)
-        JSONDecodeError = stream_events.orjson.JSONDecodeError
+        loads = staticmethod(price_events.orjson.loads)
+        JSONDecodeError = price_events.orjson.JSONDecodeError
 
         @staticmethod
         def dumps(value):
@@ -736,7 +736,7 @@ async def test_one_event_is_encoded_once_for_all_clients(world: World, monkeypat
             encoded += 1
             return original(value)
 
-    monkeypatch.setattr(stream_events, "orjson", Counting)
+    monkeypatch.setattr(price_events, "orjson", Counting)
     async with serving(world.deps()) as server:
         from contextlib import AsyncExitStack
 

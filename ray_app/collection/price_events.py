@@ -1,4 +1,4 @@
-"""Price events on their way from the outbox to a WebSocket: read once, written once per selection of fields.
+"""Price events on their way from the outbox to consumers (WebSocket, Redis): read once, written once per selection.
 
 ``change_24h`` is PERCENT (CoinGecko's ``price_change_percentage_24h``), everything else in ``data`` is USD; null
 means the upstream did not say. ``timestamp`` is the upstream's time of the price (``event_time``), as everywhere.
