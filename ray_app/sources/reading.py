@@ -67,8 +67,8 @@ class Findings:
         self._issues: dict[tuple[str, str, str], Issue] = {}
 
     def add(self, kind: str, subject: str, field: str, detail: str) -> None:
-        """Record an issue; overlong ids are cut to what the table holds."""
-        issue = Issue(kind, subject[:150], field[:64], detail)
+        """Record an issue; ids that upstreams make up are made printable and cut to what the table holds."""
+        issue = Issue(kind, printable(subject)[:150], printable(field)[:64], detail)
         self._issues.setdefault((issue.kind, issue.subject, issue.field), issue)
 
     def all(self) -> tuple[Issue, ...]:
@@ -76,10 +76,14 @@ class Findings:
         return tuple(self._issues.values())
 
 
+def printable(text: str) -> str:
+    """The text in one line that any terminal and database can take."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)
+
+
 def shown(value: object) -> str:
     """A value as an issue's text quotes it: short, one line, printable."""
-    text = value if isinstance(value, str) else repr(value)
-    text = "".join(c if c.isprintable() else " " for c in text)
+    text = printable(value if isinstance(value, str) else repr(value))
     return f"{text[:60]}…" if len(text) > 60 else text
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from ray_app.clock import to_ms
 from ray_app.errors import MalformedPayload, RateLimited, UpstreamRejected, UpstreamUnavailable
 from ray_app.sources.base import Exchange
-from ray_app.sources.reading import as_number, decode, shown
+from ray_app.sources.reading import as_number, decode, printable, shown
 
 _SLOW_DOWN = re.compile(r"rate limit|throttl|too many requests|error code: 1015", re.IGNORECASE)
 
@@ -148,7 +148,7 @@ def _reason(status: int) -> str:
 
 def _words(value: object) -> str:
     """An upstream's message in one line; it may repeat our request, so it is cut before it gets long."""
-    words = " ".join("".join(c if c.isprintable() else " " for c in str(value or "")).split())
+    words = " ".join(printable(str(value or "")).split())
     return f"{words[:160]}…" if len(words) > 160 else words or "no reason given"
 
 

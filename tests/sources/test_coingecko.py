@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from ray_app.clock import DAY_MS, HOUR_MS, MINUTE_MS
 from ray_app.errors import MalformedPayload
 from ray_app.sources import ENDPOINTS, Request
 from ray_app.sources.rows import Candle
-from tests.sources.samples import FETCHED_AT, MIDNIGHT, NOON, answer, coin
+from tests.sources.samples import FETCHED_AT, MIDNIGHT, NOON, REQUESTS, answer, coin
 
 markets, simple_price = ENDPOINTS["coingecko.markets"], ENDPOINTS["coingecko.simple_price"]
 market_chart, ohlc = ENDPOINTS["coingecko.market_chart"], ENDPOINTS["coingecko.ohlc"]
@@ -63,6 +65,16 @@ def test_markets_asks_for_at_most_250_ids_in_full_precision():
 def test_slot_of_a_poll_without_one_is_the_one_that_holds_the_fetch():
     exchange = answer("coingecko.markets", [coin()], request=Request("coingecko.markets", "/coins/markets"))
     assert markets.parse(exchange).rows[0].key["slot"] == NOON
+
+
+@pytest.mark.parametrize(
+    "note", [{"slot": "x"}, {"interval_s": "0"}, {"interval_s": "-5"}, {"slot": ""}, {"slot": "9" * 30}]
+)
+def test_note_that_cannot_be_read_is_refused(note):
+    for name in ("coingecko.markets", "coingecko.simple_price", "coinbase.exchange_rates"):
+        request = replace(REQUESTS[name](), context=note)
+        with pytest.raises(MalformedPayload, match="note"):
+            ENDPOINTS[name].parse(answer(name, request=request))
 
 
 def test_ids_left_out_of_the_answer_are_missing():
