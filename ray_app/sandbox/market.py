@@ -5,7 +5,8 @@ Two siblings give the numbers: :class:`~ray_app.sandbox.generated.GeneratedMarke
 whoever serves it decides how much of it has happened yet.
 
 The smallest bars that a market states are of five minutes; each splits into five one-minute bars, and everything
-larger is their aggregate. The price at an instant is the close of the last whole minute that saw a trade.
+larger is their aggregate. Time is seen to the minute: what is known at an instant are the whole minutes before it and
+the first trade of the minute it is in. So a price always lies inside the candle that its time stamp points into.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ class Snapshot:
     price_24h: FloatArray  # USD, 24 h before
     high: FloatArray  # USD, last 24 h; NaN: no trade in them
     low: FloatArray
-    volume: FloatArray  # USD, last 24 h, all venues
+    volume: FloatArray  # USD, last 24 h of whole minutes, all venues
     volume_24h: FloatArray  # the same, 24 h before
     circulating: FloatArray
     ath: FloatArray
@@ -142,7 +143,7 @@ class Market(ABC):
         return aggregate(self._alive(slice(row, row + 1), first_day, days), 12)[0]
 
     def _last_trade(self, row: int, before_day: int) -> tuple[float, int]:
-        """Close and time (ms) of the last trade before a day; NaN and 0 if the asset's last 60 days saw none."""
+        """Close and minute (ms) of the last trade before a day; NaN and 0 if the asset's last 60 days saw none."""
         before_day = min(before_day, -(-int(self._alive_to[row]) // DAY_MS))  # dead for years: look where it lived
         first_day = max(before_day - _LOOK_BACK_DAYS, int(self._alive_from[row]) // DAY_MS)
         return self._last_cache.get((row, before_day), lambda: self._search_back(row, first_day, before_day))
@@ -150,9 +151,9 @@ class Market(ABC):
     def _search_back(self, row: int, first_day: int, before_day: int) -> tuple[float, int]:
         for day in range(before_day - 1, first_day - 1, -1):
             bars = self._day(row, day)
-            (hits,) = bars.traded.nonzero()
-            if len(hits):
-                return float(bars.close[hits[-1]]), day * DAY_MS + (int(hits[-1]) + 1) * FIVE_MS
+            if bars.traded.any():
+                price, minute = _last_close(bars[None], day * DAY_MS, FIVE_MS)
+                return float(price[0]), int(minute[0])
         return float("nan"), 0
 
     # --- candles ---------------------------------------------------------------------------------------------
@@ -263,7 +264,11 @@ class Market(ABC):
     # --- prices ----------------------------------------------------------------------------------------------
 
     def price(self, asset_id: int, at_ms: int) -> tuple[float, int]:
-        """USD price at an instant and the time (ms) of the trade that made it; (NaN, 0) before the first trade."""
+        """The last price (USD) known at an instant and the minute (ms, its start) of its trade.
+
+        The first trade of the current minute, or where it has none the close of the last one that had; (NaN, 0)
+        before the first trade.
+        """
         prices, times = self._prices_at(at_ms // MINUTE_MS * MINUTE_MS)
         row = self.row_of[asset_id]
         return float(prices[row]), int(times[row])
@@ -273,18 +278,20 @@ class Market(ABC):
 
     def _compute_prices(self, minute_ms: int) -> tuple[FloatArray, IntArray]:
         day, position = divmod(minute_ms // FIVE_MS, BARS_PER_DAY)
-        closes = self._block(day).close[:, :position]
-        price, traded_at = _last_close(closes, day * DAY_MS)
+        today = self._block(day)
+        price, traded_at = _last_close(today[:, :position], day * DAY_MS, FIVE_MS)
         for row in np.isnan(price).nonzero()[0]:
             price[row], traded_at[row] = self._last_trade(int(row), day)
+        newer, newer_at = _last_close(self._seen_minutes(minute_ms), minute_ms // FIVE_MS * FIVE_MS, MINUTE_MS)
+        return np.where(np.isnan(newer), price, newer), np.where(np.isnan(newer), traded_at, newer_at)
+
+    def _seen_minutes(self, minute_ms: int) -> Bars:
+        """What is known of the five minutes that ``minute_ms`` is in: whole minutes, and a first trade."""
+        day, position = divmod(minute_ms // FIVE_MS, BARS_PER_DAY)
         done = minute_ms % FIVE_MS // MINUTE_MS
-        if done:
-            open_bar = self._block(day)[:, position : position + 1]
-            minutes = self._split(slice(0, len(self.assets)), open_bar, minute_ms // FIVE_MS)
-            newer, newer_at = _last_close(minutes.close[:, :done], minute_ms // FIVE_MS * FIVE_MS, MINUTE_MS)
-            price = np.where(np.isnan(newer), price, newer)
-            traded_at = np.where(np.isnan(newer), traded_at, newer_at)
-        return price, traded_at
+        open_bar = self._block(day)[:, position : position + 1]
+        minutes = self._split(slice(0, len(self.assets)), open_bar, minute_ms // FIVE_MS)
+        return concatenate([minutes[:, :done], _first_trade(minutes[:, done : done + 1])])
 
     def snapshot(self, at_ms: int) -> Snapshot:
         """Everything that a price list says, at the whole minute before ``at_ms``."""
@@ -295,9 +302,7 @@ class Market(ABC):
         price, traded_at = self._prices_at(minute)
         day, position = divmod(minute // FIVE_MS, BARS_PER_DAY)
         before, today = self._block(day - 1), self._block(day)
-        done = minute % FIVE_MS // MINUTE_MS
-        split = self._split(slice(0, len(self.assets)), today[:, position : position + 1], minute // FIVE_MS)
-        window = concatenate([before[:, position:], today[:, :position], split[:, :done]])
+        window = concatenate([before[:, position:], today[:, :position], self._seen_minutes(minute)])
         high, low = np.fmax.reduce(window.high, axis=-1), np.fmin.reduce(window.low, axis=-1)
         price_24h, _ = self._prices_at(minute - DAY_MS)
         ath, ath_ms, atl, atl_ms = self._extremes(minute)
@@ -309,7 +314,7 @@ class Market(ABC):
             price_24h=price_24h,
             high=high,
             low=low,
-            volume=self._usd_volume(window),
+            volume=self._usd_volume(window[:, :-1]),
             volume_24h=self._volume_before(minute - DAY_MS),
             circulating=self._circulating,
             ath=np.where(above, high, ath),
@@ -336,7 +341,8 @@ class Market(ABC):
         position = instants // FIVE_MS - first_day * BARS_PER_DAY
         index = np.where(bars.traded, np.arange(len(bars.close)), -1)
         last = np.maximum.accumulate(index)[position - 1]
-        price = np.where(last >= 0, bars.close[last], self._last_trade(row, first_day)[0] if (last < 0).any() else 0.0)
+        before = np.where(last >= 0, bars.close[last], self._last_trade(row, first_day)[0] if (last < 0).any() else 0.0)
+        price = np.where(bars.traded[position], bars.open[position], before)
         worth = np.concatenate([[0.0], np.cumsum(np.nan_to_num(bars.volume * bars.close))])
         volume = (worth[position] - worth[position - BARS_PER_DAY]) / self._venue_share[row]
         return price, price * self._circulating[row], np.maximum(volume, 0.0)
@@ -359,11 +365,14 @@ def _first_trade(minute: Bars) -> Bars:
     return Bars(opened, opened, opened, opened, minute.volume / 8)
 
 
-def _last_close(closes: FloatArray, start_ms: int, step_ms: int = FIVE_MS) -> tuple[FloatArray, IntArray]:
-    """Per asset the last close and the end of its bar; NaN and 0 where there is none."""
-    if closes.shape[-1] == 0:
-        return np.full(closes.shape[0], np.nan), np.zeros(closes.shape[0], dtype=np.int64)
-    traded = ~np.isnan(closes)
-    last = closes.shape[-1] - 1 - traded[:, ::-1].argmax(axis=-1)
-    price = np.take_along_axis(closes, last[:, None], -1)[:, 0]
-    return price, np.where(np.isnan(price), 0, start_ms + (last + 1) * step_ms).astype(np.int64)
+def _last_close(bars: Bars, start_ms: int, step_ms: int) -> tuple[FloatArray, IntArray]:
+    """Per asset the last close and the start of its minute; NaN and 0 where there is none."""
+    count = bars.close.shape[-1]
+    if count == 0:
+        return np.full(bars.close.shape[0], np.nan), np.zeros(bars.close.shape[0], dtype=np.int64)
+    last = (count - 1 - bars.traded[:, ::-1].argmax(axis=-1))[:, None]
+    price = np.take_along_axis(bars.close, last, -1)[:, 0]
+    # A bar of volume 0 is its first minute alone (bars.subdivide).
+    volume = np.take_along_axis(bars.volume, last, -1)[:, 0]
+    minute = start_ms + last[:, 0] * step_ms + np.where(volume == 0, 0, step_ms - MINUTE_MS)
+    return price, np.where(np.isnan(price), 0, minute).astype(np.int64)

@@ -211,11 +211,11 @@ def test_truth_of_prices(replay_file: Path, tmp_path: Path) -> None:
     frame = (
         pl.read_parquet(replay_file).filter(pl.col("symbol") == "BTC").with_columns(pl.col("timestamp").dt.epoch("ms"))
     )
-    closes = dict(frame.select("timestamp", "close").rows())
+    opens = dict(frame.select("timestamp", "open").rows())
     shift = replay_shift(ReplayFile(replay_file).start_ms, NOW)
     for row in rows:
         at = int(row["at_ms"])
-        assert float(row["price"]) == closes[at - HOUR_MS - shift]  # the close of the hour that has just ended
+        assert float(row["price"]) == opens[at - shift]  # the first trade of the hour that begins
         assert int(row["traded_at_ms"]) == at
 
 

@@ -81,19 +81,32 @@ def test_order_of_questions_does_not_matter(market: GeneratedMarket, offsets: li
     assert np.array_equal(asked, again, equal_nan=True)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(ids, st.integers(-300 * DAY_MS, 100 * DAY_MS))
-def test_a_price_is_the_close_of_the_last_traded_minute(market: GeneratedMarket, asset: int, offset: int) -> None:
+def test_a_price_is_the_last_trade_known_to_the_minute(market: GeneratedMarket, asset: int, offset: int) -> None:
     at = NOW + offset
     price, traded_at = market.price(asset, at)
     minute = at // MINUTE_MS * MINUTE_MS
-    series = market.candles(asset, 60, minute - DAY_MS, minute)
-    if len(series):
-        assert price == series.bars.close[-1]
-        assert traded_at == series.times[-1] + MINUTE_MS
+    current, past = market.candles(asset, 60, minute, minute + 1), market.candles(asset, 60, minute - DAY_MS, minute)
+    if len(current):
+        assert (price, traded_at) == (current.bars.open[0], minute)
+    elif len(past):
+        assert (price, traded_at) == (past.bars.close[-1], past.times[-1])
     elif not math.isnan(price):
-        last = market.candles(asset, 60, traded_at - MINUTE_MS, traded_at)
-        assert price == last.bars.close[-1]
+        assert price == market.candles(asset, 60, traded_at, traded_at + 1).bars.close[-1]
+
+
+@settings(max_examples=60, deadline=None)
+@given(ids, intervals, st.integers(-300 * DAY_MS, 100 * DAY_MS))
+def test_a_price_lies_inside_the_candle_its_time_points_into(
+    market: GeneratedMarket, asset: int, interval: int, offset: int
+) -> None:
+    price, traded_at = market.price(asset, NOW + offset)
+    if math.isnan(price):
+        return
+    start = traded_at // (interval * 1_000) * interval * 1_000
+    candle = market.candles(asset, interval, start, start + 1).bars
+    assert candle.low[0] <= price <= candle.high[0]
 
 
 @settings(max_examples=20, deadline=None)
@@ -107,9 +120,10 @@ def test_a_snapshot_says_what_the_candles_say(market: GeneratedMarket, offset: i
         five = at // 300_000 * 300_000
         day = market.candles(asset.asset_id, 300, five - DAY_MS, five)
         open_minutes = market.candles(asset.asset_id, 60, five, at)
-        highs = [*day.bars.high, *open_minutes.bars.high]
+        first = market.candles(asset.asset_id, 60, at, at + 1).bars.open  # of the current minute
+        highs = [*day.bars.high, *open_minutes.bars.high, *first]
         assert np.array_equal(snapshot.high[row], max(highs, default=math.nan), equal_nan=True)
-        lows = [*day.bars.low, *open_minutes.bars.low]
+        lows = [*day.bars.low, *open_minutes.bars.low, *first]
         assert np.array_equal(snapshot.low[row], min(lows, default=math.nan), equal_nan=True)
         assert np.array_equal(snapshot.price[row], market.price(asset.asset_id, at)[0], equal_nan=True)
         before = market.price(asset.asset_id, at - DAY_MS)[0]
@@ -192,7 +206,7 @@ def test_an_asset_trades_only_while_it_lives(market: GeneratedMarket, registry: 
     assert len(market.candles(old.asset_id, 300, turn - HOUR_MS, turn + HOUR_MS)) == 12
     assert len(market.candles(new.asset_id, 300, turn - HOUR_MS, turn + HOUR_MS)) == 12
     last = market.price(old.asset_id, NOW)
-    assert last[1] == turn
+    assert last[1] == turn - MINUTE_MS
     assert last == market.price(old.asset_id, NOW + 900 * DAY_MS)  # the last price stays, with its time
     assert math.isnan(market.price(new.asset_id, turn - 1)[0])
 

@@ -95,7 +95,7 @@ def test_an_absent_hour_has_no_candles_and_keeps_the_last_price(replay_file: Pat
         empty = int(hours.times[gap]) + HOUR_MS
         assert len(market.candles(euro.asset_id, 300, empty, empty + HOUR_MS)) == 0
         for at in (empty, empty + 30 * MINUTE_MS, empty + HOUR_MS - 1):
-            assert market.price(euro.asset_id, at) == (hours.bars.close[gap], empty)
+            assert market.price(euro.asset_id, at) == (hours.bars.close[gap], empty - MINUTE_MS)
 
 
 def test_after_the_file_nothing_trades_and_prices_stay(replay_file: Path) -> None:
@@ -103,16 +103,16 @@ def test_after_the_file_nothing_trades_and_prices_stay(replay_file: Path) -> Non
     end = market.file.end_ms + market.time_shift_ms
     bitcoin = next(asset for asset in market.assets if asset.symbol == "BTC")
     last = market.candles(bitcoin.asset_id, 3_600, end - HOUR_MS, end)
-    assert market.price(bitcoin.asset_id, end + 40 * DAY_MS) == (last.bars.close[0], end)
+    assert market.price(bitcoin.asset_id, end + 40 * DAY_MS) == (last.bars.close[0], end - MINUTE_MS)
     snapshot = market.snapshot(end + 40 * DAY_MS)
     assert np.isnan(snapshot.high).all()
     assert (snapshot.volume == 0).all()
-    assert (snapshot.traded_at <= end).all()
+    assert (snapshot.traded_at < end).all()
 
 
 def test_before_its_first_trade_an_asset_has_no_price(replay_file: Path) -> None:
     market = market_of(replay_file)
-    price, traded_at = market.price(market.assets[0].asset_id, market.file.start_ms + market.time_shift_ms)
+    price, traded_at = market.price(market.assets[0].asset_id, market.file.start_ms + market.time_shift_ms - 1)
     assert np.isnan(price)
     assert traded_at == 0
 
