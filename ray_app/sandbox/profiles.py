@@ -120,7 +120,7 @@ def profile_of(asset: Asset, rank: int, seed: int, level: float | None = None) -
     else:
         maximum = None
     total: float | None = float(round(circulating * (1.0 + 0.04 * unit_of(seed, coin, "total"))))
-    if unit_of(seed, coin, "no-total") < 0.04:
+    if maximum is None and unit_of(seed, coin, "no-total") < 0.08:
         total = None
     turnover = (0.5 if pinned else 0.04) * 10 ** (unit_of(seed, coin, "turnover") - 0.5)
     venue_share = 0.02 + 0.10 * unit_of(seed, coin, "venue")
