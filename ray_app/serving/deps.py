@@ -18,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ray_app.assets import AssetRegistry
 from ray_app.clock import Clock, WallClock, iso, open_clock
+from ray_app.collection.collectors import COLLECTORS
 from ray_app.collection.event_bus import Hotline
 from ray_app.collection.jobs import JobInfo
 from ray_app.collection.jobs import JobsClient as RayJobs
@@ -26,8 +27,9 @@ from ray_app.serving.feed import OutboxFeed
 from ray_app.serving.keys import REFRESH_S, KeyRing, seed_keys
 from ray_app.serving.limits import GuessGuard, Policy, RateLimiter
 from ray_app.serving.prices_board import CHANNEL, BoardKeeper, PriceBoard, RegistryProvider
+from ray_app.serving.stats import StoredStats
 from ray_app.settings import Settings
-from ray_app.storage import gateway_queries, queries, registry
+from ray_app.storage import gateway_queries, registry
 from ray_app.storage.engine import Database
 
 logger = logging.getLogger(__name__)
@@ -124,19 +126,6 @@ class StoredHealth:
         return await self.summary()
 
 
-class StoredStats:
-    """What the collectors themselves have recorded."""
-
-    def __init__(self, db: Database, clock: Clock) -> None:
-        self._db = db
-        self._clock = clock
-
-    def collectors(self) -> list[dict[str, Any]]:
-        """See :class:`StatsProvider`."""
-        with self._db.read() as conn:
-            return queries.collector_runs(conn)
-
-
 @dataclass
 class GatewayDeps:
     """The parts of a gateway. ``background``: coroutines that run as long as it does (each once, by name)."""
@@ -153,7 +142,7 @@ class GatewayDeps:
     stats: StatsProvider
     jobs: JobsClient
     #: names that /admin/collect takes
-    collectors: tuple[str, ...] = ("crypto-prices", "unified-ohlc", "asset-registry")
+    collectors: tuple[str, ...] = tuple(COLLECTORS)
     #: Ray Serve adds X-Request-ID to answers itself
     echo_request_id: bool = True
     background: dict[str, Callable[[], Awaitable[None]]] = field(default_factory=dict)
@@ -219,7 +208,7 @@ def open_gateway(
         limiter=RateLimiter(Policy(settings.rate_limit_requests, settings.rate_limit_window_s)),
         guard=GuessGuard(),
         health=StoredHealth(db, clock, board),
-        stats=StoredStats(db, clock),
+        stats=StoredStats(db, clock, assets, settings),
         jobs=jobs if jobs is not None else RayJobs.from_settings(settings),
         echo_request_id=echo_request_id,
         background={

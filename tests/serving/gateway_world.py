@@ -13,10 +13,11 @@ from ray_app.assets import Asset, AssetRegistry
 from ray_app.clock import HOUR_MS, ManualClock
 from ray_app.collection.jobs import JobError, JobInfo
 from ray_app.serving.api import Gateway, build_api
-from ray_app.serving.deps import GatewayDeps, StoredHealth, StoredRegistry, StoredStats
+from ray_app.serving.deps import GatewayDeps, StoredHealth, StoredRegistry
 from ray_app.serving.keys import KeyRing, Level
 from ray_app.serving.limits import GuessGuard, Policy, RateLimiter
 from ray_app.serving.prices_board import BoardKeeper, PriceBoard
+from ray_app.serving.stats import StoredStats
 from ray_app.settings import Settings
 from ray_app.storage import registry
 from ray_app.storage.engine import Database
@@ -138,7 +139,7 @@ class World:
             limiter=RateLimiter(Policy(chosen.rate_limit_requests, chosen.rate_limit_window_s)),
             guard=GuessGuard(),
             health=StoredHealth(db, self.clock, board),
-            stats=StoredStats(db, self.clock),
+            stats=StoredStats(db, self.clock, stored, chosen),
             jobs=self.jobs,
             now_s=lambda: self.now_s,
         )

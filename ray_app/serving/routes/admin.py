@@ -104,11 +104,11 @@ async def collect(
 @router.post("/backfill", status_code=202, summary="Fetch what is owed")
 async def backfill(order: BackfillOrder, deps: Gateway) -> Response:
     """Fill gaps of a dataset, newest first, within the upstream budget."""
-    arguments = ["backfill", order.dataset]
+    arguments = ["backfill", "--dataset", order.dataset]
     registry = deps.registry.current
     for typed in order.symbols or ():
-        arguments += ["--asset", registry.resolve(typed).asset.coin_id]
-    for option, moment in (("--start", order.start), ("--end", order.end)):
+        arguments += ["--symbol", registry.resolve(typed).asset.coin_id]
+    for option, moment in (("--from", order.start), ("--to", order.end)):
         if moment is not None:
             arguments += [option, iso(to_ms(moment))]
     return await _start(deps, arguments, f"backfill-{order.dataset}")

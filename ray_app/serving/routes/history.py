@@ -103,7 +103,7 @@ async def historical(
     now_ms = deps.clock.now_ms()
     resolution = deps.registry.current.resolve(symbol)
     asset, interval_s = resolution.asset, INTERVALS_S[interval]
-    first, last = window(start, end, days, now_ms)
+    first, last = window(start, end, days, now_ms, interval_s * 1_000)
     chosen = None
     if cursor is not None:
         first, last, chosen = _resume(cursor, interval_s)
@@ -149,12 +149,15 @@ def _resume(cursor: str, interval_s: int) -> tuple[int, int, Source]:
 # --- the range asked for -------------------------------------------------------------------------------------
 
 
-def window(start: str | None, end: str | None, days: int | None, now_ms: int) -> tuple[int, int]:
-    """The range in ms, half open; Problem VALIDATION_ERROR where it makes no sense."""
+def window(start: str | None, end: str | None, days: int | None, now_ms: int, step: int) -> tuple[int, int]:
+    """The range in ms, half open; Problem VALIDATION_ERROR where it makes no sense.
+
+    ``days`` reach back to the beginning of a bar (``step`` ms long): one day of daily bars is one bar.
+    """
     if start is not None and days is not None:
         raise Problem("VALIDATION_ERROR", "days: give either start or days")
     last = moment("end", end) if end is not None else now_ms
-    back = max(last - (days or DEFAULT_DAYS) * DAY_MS, EARLIEST_MS)
+    back = max((last - (days or DEFAULT_DAYS) * DAY_MS) // step * step, EARLIEST_MS)
     first = moment("start", start) if start is not None else back
     if first >= last:
         raise Problem("VALIDATION_ERROR", f"start: {iso(first)} is not before the end, {iso(last)}")
@@ -218,7 +221,7 @@ def choose_source(conn: Connection, asset_id: int, interval_s: int, start: int, 
             reach = {candle_s: last // step - first // step for candle_s, (first, last) in spans.items()}
             # one bar less is no reason: right after a bar's end its finer candles are there a moment earlier
             enough = max(reach.values()) - 1
-            return Source(venue, next(candle_s for candle_s in usable if reach.get(candle_s, -1) >= enough))
+            return Source(venue, next(s for s in usable if s in reach and reach[s] >= enough))
     return None
 
 

@@ -70,7 +70,16 @@ async def gaps(
         {
             "data": page,
             "count": len(page),
-            "summary": [{**row, "oldest": iso(row["oldest"]), "newest": iso(row["newest"])} for row in summary],
+            "summary": [
+                {
+                    "dataset": row["dataset"],
+                    "state": row["state"],
+                    "ranges": row["ranges"],
+                    "oldest": iso(row["oldest"]),
+                    "newest": iso(row["newest"]),
+                }
+                for row in summary
+            ],
             "next_cursor": next_cursor,
             "as_of": iso(now_ms),
             "source": "node",
