@@ -15,9 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command("backfill")
-@click.option(
-    "--dataset", "datasets", multiple=True, help="prices, candles-300, candles-3600, candles-86400; repeatable."
-)
+@click.option("--dataset", "datasets", multiple=True, help="prices, candles-300, -3600 or -86400; repeatable.")
 @click.option("--from", "start", type=MOMENT, help="First slot; default: the schedule's horizon.")
 @click.option("--to", "end", type=MOMENT, help="First slot not to ask for; default: where the live collector begins.")
 @click.option("--symbol", "symbols", multiple=True, help="Ticker or coin id; repeatable; default: every asset.")
@@ -37,7 +35,7 @@ def command(datasets: tuple[str, ...], start: int | None, end: int | None, symbo
 async def _run(
     settings: object, names: tuple[str, ...], start: int | None, end: int | None, symbols: tuple[str, ...]
 ) -> None:
-    from ray_app.collection.backfill import COLLECTOR, backfill
+    from ray_app.collection.backfill import COLLECTOR, HISTORY, backfill
     from ray_app.collection.runtime import Runtime
     from ray_app.settings import Settings
 
@@ -45,8 +43,7 @@ async def _run(
     async with await Runtime.open(settings, COLLECTOR) as runtime:
         assets = [runtime.registry.resolve(symbol).asset for symbol in symbols] or None
         printer = _Printer()
-        options = {"names": names} if names else {}
-        done = await backfill(runtime, start=start, end=end, assets=assets, progress=printer.show, **options)
+        done = await backfill(runtime, names or HISTORY, start, end, assets, printer.show)
         for progress in done.values():
             click.echo(str(progress))
 

@@ -8,6 +8,8 @@ import logging
 import os
 import signal
 import socket
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 import click
 
@@ -44,7 +46,7 @@ def command(name: str, *, once: bool, repair: bool) -> None:
         raise click.exceptions.Exit(1)
 
 
-async def _until_interrupted(running, stop) -> None:  # type: ignore[no-untyped-def]
+async def _until_interrupted(running: Coroutine[Any, Any, None], stop: Callable[[], Awaitable[None]]) -> None:
     """Run until it ends or SIGINT or SIGTERM asks for the end."""
     loop = asyncio.get_running_loop()
     task = asyncio.ensure_future(running)

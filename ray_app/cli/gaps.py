@@ -8,12 +8,12 @@ import click
 
 from ray_app.clock import iso
 
+_STATES = ["owed", "repaired", "confirmed_empty", "unrepairable"]
+
 
 @click.command("gaps")
 @click.option("--dataset", help="prices, candles-300, candles-3600 or candles-86400; default: all.")
-@click.option(
-    "--state", "states", multiple=True, type=click.Choice(["owed", "repaired", "confirmed_empty", "unrepairable"])
-)
+@click.option("--state", "states", multiple=True, type=click.Choice(_STATES))
 @click.option("--symbol", "symbols", multiple=True, help="Ticker or coin id; repeatable.")
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 100_000))
 @click.option("--json", "as_json", is_flag=True, help="JSON lines, times in ms.")
@@ -21,7 +21,8 @@ def command(
     dataset: str | None, states: tuple[str, ...], symbols: tuple[str, ...], limit: int, *, as_json: bool
 ) -> None:
     """Show the gap ledger: a summary per dataset, then ranges, newest first."""
-    from ray_app.collection.gaps import gap_report, gap_summary
+    from ray_app.collection.datasets import DATASETS
+    from ray_app.collection.reports import gap_report, gap_summary
     from ray_app.errors import ConfigError
     from ray_app.settings import load_settings
     from ray_app.storage import registry
@@ -34,8 +35,6 @@ def command(
         with db.read() as conn:
             assets = registry.load(conn)
             ids = [assets.resolve(symbol).asset.asset_id for symbol in symbols] or None
-            from ray_app.collection.datasets import DATASETS
-
             if dataset is not None and dataset not in DATASETS:
                 raise ConfigError(f"no dataset is called {dataset!r}; there are {', '.join(DATASETS)}")
             summary = [row for row in gap_summary(conn) if dataset in {None, row["dataset"]}]

@@ -31,6 +31,8 @@ from ray_app.storage import records
 log = logging.getLogger(__name__)
 
 COLLECTOR = "backfill"
+#: datasets whose history is filled by default, the quickest first
+HISTORY = ("candles-86400", "candles-3600", "candles-300")
 #: candles per request, and requests in flight at once: live polls need lanes of the same budget
 PER_REQUEST, CONCURRENCY = 300, 4
 #: looks at what is still owed before a run ends: a bar at the edge of an answer is believed to be missing only when
@@ -76,7 +78,7 @@ def lease_name(dataset: str) -> str:
 
 async def backfill(
     runtime: Runtime,
-    names: Sequence[str] = ("candles-86400", "candles-3600", "candles-300"),
+    names: Sequence[str] = HISTORY,
     start: int | None = None,
     end: int | None = None,
     assets: Sequence[Asset] | None = None,

@@ -199,9 +199,8 @@ def verify_rows(archive: Archive, db: Database, *, limit: int = 20) -> Verified:
     report = Verified()
     with db.read() as conn:
         assets = registry.load(conn)
-        report.stored = {
-            name: int(conn.scalar(select(func.count()).select_from(t)) or 0) for name, t in VALUE_TABLES.items()
-        }
+        for name, table in VALUE_TABLES.items():
+            report.stored[name] = int(conn.scalar(select(func.count()).select_from(table)) or 0)
         report.found = dict.fromkeys(VALUE_TABLES, 0)
         for at, _, exchange in archive.scan():
             found = digest(exchange, at, assets)

@@ -35,7 +35,9 @@ from ray_app.collection.runtime import Runtime
 from ray_app.errors import UpstreamError
 from ray_app.sources.base import Request
 from ray_app.sources.coinbase import MAX_CANDLES, ExchangeRates, PriceCandles
-from ray_app.sources.coingecko import MAX_IDS, MarketChart, Markets
+from ray_app.sources.coingecko import Markets
+from ray_app.sources.coingecko_base import MAX_IDS
+from ray_app.sources.coingecko_charts import MarketChart
 from ray_app.storage import ledger
 
 log = logging.getLogger(__name__)
