@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -17,13 +18,16 @@ from typing import Any, Protocol
 from sqlalchemy.exc import SQLAlchemyError
 
 from ray_app.assets import AssetRegistry
-from ray_app.clock import Clock, WallClock, iso, open_clock
+from ray_app.clock import Clock, WallClock, open_clock
 from ray_app.collection.collectors import COLLECTORS
 from ray_app.collection.event_bus import Hotline
 from ray_app.collection.jobs import JobInfo
 from ray_app.collection.jobs import JobsClient as RayJobs
 from ray_app.errors import StorageError
+from ray_app.health.evidence import Probe
+from ray_app.health.report import HealthReporter, ProbeFunction
 from ray_app.serving.feed import OutboxFeed
+from ray_app.serving.health_probes import bus_probe
 from ray_app.serving.keys import REFRESH_S, KeyRing, seed_keys
 from ray_app.serving.limits import GuessGuard, Policy, RateLimiter
 from ray_app.serving.prices_board import CHANNEL, BoardKeeper, PriceBoard, RegistryProvider
@@ -91,41 +95,6 @@ class StoredRegistry:
         self.as_of = changed_at
 
 
-class StoredHealth:
-    """Health from what the gateway itself can see: does the database answer, how old is the newest price."""
-
-    def __init__(self, db: Database, clock: Clock, board: PriceBoard) -> None:
-        self._db = db
-        self._clock = clock
-        self._board = board
-
-    async def summary(self) -> Mapping[str, Any]:
-        """See :class:`HealthProvider`."""
-
-        def look() -> bool:
-            try:
-                with self._db.read() as conn:
-                    gateway_queries.reachable(conn)
-            except (StorageError, SQLAlchemyError):
-                return False
-            return True
-
-        database = await asyncio.to_thread(look)
-        newest = self._board.newest_as_of()
-        return {
-            "status": "healthy" if database and newest is not None else "degraded",
-            "timestamp": iso(self._clock.now_ms()),
-            "components": {
-                "database": {"status": "healthy" if database else "unhealthy"},
-                "prices": {"as_of": iso(newest) if newest is not None else None},
-            },
-        }
-
-    async def details(self) -> Mapping[str, Any]:
-        """See :class:`HealthProvider`."""
-        return await self.summary()
-
-
 @dataclass
 class GatewayDeps:
     """The parts of a gateway. ``background``: coroutines that run as long as it does (each once, by name)."""
@@ -176,18 +145,30 @@ def open_gateway(
     hotline: Hotline | None = None,
     *,
     jobs: JobsClient | None = None,
+    probes: Mapping[str, ProbeFunction] | None = None,
     echo_request_id: bool = True,
 ) -> GatewayDeps:
     """Everything a gateway needs, from the settings alone (blocking).
 
     ``hotline``: the event bus, if there is one; without it the outbox is polled. ``jobs``: default the Ray cluster of
-    ``RAY_DASHBOARD_URL``. A database that does not answer now is no error: what needs it answers 503 until it does.
+    ``RAY_DASHBOARD_URL``. ``probes``: how health asks what only the caller can reach (``streams``, ``redis``).
+
+    A database that does not answer now is no error: what needs it answers 503 until it does.
     """
     db = Database(settings.resolved_database_url, pool_size=settings.db_pool_size)
     clock = open_clock(settings.epoch_file)
     assets, keyring = StoredRegistry(db), KeyRing(db, clock)
     board = PriceBoard(assets)
-    keeper = BoardKeeper(board, db, lambda after: OutboxFeed(db, CHANNEL, hotline, after_seq=after))
+    feeds: deque[OutboxFeed] = deque(maxlen=1)  # the one the board follows now
+
+    def open_feed(after_seq: int) -> OutboxFeed:
+        feeds.append(OutboxFeed(db, CHANNEL, hotline, after_seq=after_seq))
+        return feeds[-1]
+
+    async def ask_bus() -> Probe:
+        return bus_probe(feeds[-1] if feeds else None)
+
+    keeper = BoardKeeper(board, db, open_feed)
 
     def read_keys() -> None:
         seed_keys(db, settings, clock)
@@ -207,7 +188,7 @@ def open_gateway(
         keyring=keyring,
         limiter=RateLimiter(Policy(settings.rate_limit_requests, settings.rate_limit_window_s)),
         guard=GuessGuard(),
-        health=StoredHealth(db, clock, board),
+        health=HealthReporter(db, clock, settings, probes=dict(probes or {}) | {"event_bus": ask_bus}),
         stats=StoredStats(db, clock, assets, settings),
         jobs=jobs if jobs is not None else RayJobs.from_settings(settings),
         echo_request_id=echo_request_id,

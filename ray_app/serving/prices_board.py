@@ -201,10 +201,6 @@ class PriceBoard:
             state.entry = _encode(asset, state, None)
         return state.entry
 
-    def newest_as_of(self) -> int | None:
-        """When the newest of all prices became known, ms; None: there are no prices."""
-        return max((row["known_at"] for state in self._states.values() for row in state.rows.values()), default=None)
-
     # --- writing ---
 
     def merge(self, rows: Iterable[Row]) -> int:

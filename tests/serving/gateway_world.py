@@ -12,8 +12,9 @@ import orjson
 from ray_app.assets import Asset, AssetRegistry
 from ray_app.clock import HOUR_MS, ManualClock
 from ray_app.collection.jobs import JobError, JobInfo
+from ray_app.health.report import HealthReporter
 from ray_app.serving.api import Gateway, build_api
-from ray_app.serving.deps import GatewayDeps, StoredHealth, StoredRegistry
+from ray_app.serving.deps import GatewayDeps, StoredRegistry
 from ray_app.serving.keys import KeyRing, Level
 from ray_app.serving.limits import GuessGuard, Policy, RateLimiter
 from ray_app.serving.prices_board import BoardKeeper, PriceBoard
@@ -138,7 +139,7 @@ class World:
             keyring=keyring,
             limiter=RateLimiter(Policy(chosen.rate_limit_requests, chosen.rate_limit_window_s)),
             guard=GuessGuard(),
-            health=StoredHealth(db, self.clock, board),
+            health=HealthReporter(db, self.clock, chosen, keep_s=0),
             stats=StoredStats(db, self.clock, stored, chosen),
             jobs=self.jobs,
             now_s=lambda: self.now_s,

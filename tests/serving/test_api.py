@@ -196,7 +196,7 @@ async def test_health_without_a_database_is_an_answer_without_details(world, mon
     monkeypatch.setattr(world.db, "read", away)
     async with world.client(None) as client:
         response = await client.get("/health")
-    assert response.json()["components"]["database"]["status"] == "unhealthy"
+    assert response.json()["components"]["database"]["status"] == "dead"
     assert "db.internal" not in response.text
 
 
