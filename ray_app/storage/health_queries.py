@@ -46,7 +46,7 @@ def dead_letters_since_query(since: int) -> Select[Any]:
 
 def dead_letters_since(conn: Connection, since: int) -> dict[str, int]:
     """Per endpoint, how many bodies since ``since`` could not be parsed."""
-    return {source: int(count) for source, count in conn.execute(dead_letters_since_query(since)).tuples()}
+    return {source: int(count) for source, count in conn.execute(dead_letters_since_query(since))}
 
 
 def quality_events_since_query(since: int) -> Select[Any]:
@@ -57,4 +57,4 @@ def quality_events_since_query(since: int) -> Select[Any]:
 
 def quality_events_since(conn: Connection, since: int) -> dict[str, int]:
     """Per kind, how many values since ``since`` were left NULL because they cannot be true."""
-    return {kind: int(count) for kind, count in conn.execute(quality_events_since_query(since)).tuples()}
+    return {kind: int(count) for kind, count in conn.execute(quality_events_since_query(since))}
