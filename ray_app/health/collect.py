@@ -66,7 +66,7 @@ def collect_evidence(
     redis: Probe = NOT_PROBED,
     breakers: Mapping[str, int] | None = None,
 ) -> Evidence:
-    """Everything there is to see now (blocking; reads a day of slots, some 100 ms).
+    """Everything there is to see now (blocking; reads a day of slots: about 0.5 s for 400 assets).
 
     ``breakers``: open circuits by account → until (ms), from somebody who can see them; those that a collector wrote
     down as its last error are found in any case. A database that cannot be read is evidence, not an error.
