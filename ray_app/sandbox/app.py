@@ -66,7 +66,7 @@ def build_world(config: SandboxConfig) -> World:
     if config.replay is not None:
         file = ReplayFile(config.replay)
         registry = config.registry or AssetRegistry.for_replay(file.symbols)
-        shift = replay_shift(file.start_ms, config.epoch.first_node_ms)
+        shift = replay_shift(file.start_ms, file.end_ms, config.epoch.first_node_ms)
         return World(ReplayMarket(file, tuple(registry), shift), registry)
     registry = config.registry or AssetRegistry.seed()
     return World(GeneratedMarket(config.seed, tuple(registry)), registry)

@@ -1,4 +1,4 @@
-"""A market from a file of hourly candles, moved forward by whole weeks; every hour exactly as the file has it.
+"""A market from a file of hourly candles, moved forward in time; every hour exactly as the file has it.
 
 Five-minute bars inside an hour are an invention that aggregates to the hour exactly; an hour that the file does not
 have is an hour without trades. After the file ends nothing is traded and prices stay what they were.
@@ -24,13 +24,21 @@ from ray_app.sandbox.rng import FloatArray, IntArray, WordArray, key_of, subkeys
 
 COLUMNS = ("timestamp", "symbol", "open", "high", "low", "close", "volume")
 WEEK_MS = 7 * DAY_MS
-#: how much of the file lies before the first start of a node: its hourly history of 120 days, and a day of room
+#: how much of a long file lies before the first start of a node: its hourly history of 120 days, and a day of room
 HISTORY_BEFORE_START_MS = 121 * DAY_MS
+#: files shorter than this move by whole hours: a week would be too much of them
+WHOLE_WEEKS_FROM_MS = 60 * DAY_MS
 
 
-def replay_shift(file_start_ms: int, first_node_ms: int) -> int:
-    """How far (ms, whole weeks) a file moves so that 121 to 128 days of it lie before ``first_node_ms``."""
-    return (first_node_ms - HISTORY_BEFORE_START_MS - file_start_ms) // WEEK_MS * WEEK_MS
+def replay_shift(file_start_ms: int, file_end_ms: int, first_node_ms: int) -> int:
+    """How far (ms) a file moves, so that a node which first starts at ``first_node_ms`` has a past and a future.
+
+    121 days of the file lie before the start, or two thirds of a file that is shorter than that allows; and up to a
+    week more, because a file moves by whole weeks where it can (weekdays stay weekdays), else by whole hours.
+    """
+    before = min(HISTORY_BEFORE_START_MS, (file_end_ms - file_start_ms) * 2 // 3)
+    unit = WEEK_MS if file_end_ms - file_start_ms >= WHOLE_WEEKS_FROM_MS else HOUR_MS
+    return (first_node_ms - before - file_start_ms) // unit * unit
 
 
 class ReplayFile:

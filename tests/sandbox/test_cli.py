@@ -49,6 +49,11 @@ def started(*options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
         process.stderr.close()
 
 
+def shift_of(replay_file: Path) -> int:
+    file = ReplayFile(replay_file)
+    return replay_shift(file.start_ms, file.end_ms, NOW)
+
+
 def run(*arguments: str) -> str:
     result = CliRunner().invoke(command, arguments, catch_exceptions=False)
     assert result.exit_code == 0, result.output
@@ -184,7 +189,7 @@ def test_truth_of_a_replay_is_the_file_shifted(replay_file: Path, tmp_path: Path
     )
     rows = truth(*options, "--symbol", "*")
     frame = pl.read_parquet(replay_file).with_columns(pl.col("timestamp").dt.epoch("ms"))
-    shift = replay_shift(ReplayFile(replay_file).start_ms, NOW)
+    shift = shift_of(replay_file)
     names = ("open", "high", "low", "close", "volume")
     got = sorted((row["symbol"], int(row["open_time_ms"]), *(float(row[n]) for n in names)) for row in rows)
     wanted = frame.with_columns(pl.col("timestamp") + shift).select("symbol", "timestamp", *names).rows()
@@ -212,7 +217,7 @@ def test_truth_of_prices(replay_file: Path, tmp_path: Path) -> None:
         pl.read_parquet(replay_file).filter(pl.col("symbol") == "BTC").with_columns(pl.col("timestamp").dt.epoch("ms"))
     )
     opens = dict(frame.select("timestamp", "open").rows())
-    shift = replay_shift(ReplayFile(replay_file).start_ms, NOW)
+    shift = shift_of(replay_file)
     for row in rows:
         at = int(row["at_ms"])
         assert float(row["price"]) == opens[at - shift]  # the first trade of the hour that begins

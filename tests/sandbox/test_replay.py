@@ -20,7 +20,9 @@ from tests.sandbox.test_generated import joined, rows
 
 def market_of(path: Path) -> ReplayMarket:
     file = ReplayFile(path)
-    return ReplayMarket(file, tuple(AssetRegistry.for_replay(file.symbols)), replay_shift(file.start_ms, NOW))
+    return ReplayMarket(
+        file, tuple(AssetRegistry.for_replay(file.symbols)), replay_shift(file.start_ms, file.end_ms, NOW)
+    )
 
 
 def expected(frame: pl.DataFrame, symbol: str, shift: int) -> list[tuple[float, ...]]:
@@ -129,11 +131,20 @@ def test_records_are_those_of_the_file_so_far(replay_file: Path) -> None:
 
 
 @pytest.mark.parametrize("first", [NOW, NOW + 3 * DAY_MS + 1, NOW + 400 * DAY_MS])
-def test_the_shift_is_whole_weeks_and_leaves_120_days_of_history(first: int) -> None:
+def test_a_long_file_moves_by_whole_weeks_and_leaves_120_days_of_history(first: int) -> None:
     start = 1_688_169_600_000
-    shift = replay_shift(start, first)
+    shift = replay_shift(start, start + 182 * DAY_MS, first)
     assert shift % WEEK_MS == 0
     assert 121 * DAY_MS <= first - (start + shift) < 128 * DAY_MS
+
+
+@pytest.mark.parametrize("hours", [2, 24, 10 * 24, 59 * 24, 60 * 24, 150 * 24])
+def test_a_short_file_has_a_past_and_a_future_too(hours: int) -> None:
+    start, length = 1_688_169_600_000, hours * HOUR_MS
+    shift = replay_shift(start, start + length, NOW)
+    assert shift % HOUR_MS == 0
+    before = NOW - (start + shift)
+    assert length // 2 < before < length
 
 
 def test_five_minute_bars_of_a_file_do_not_depend_on_the_shift(replay_file: Path) -> None:
