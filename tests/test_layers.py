@@ -13,10 +13,11 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "ray_app"
 
 #: what each part may import of ours; nothing else
-FOUNDATION = {"errors", "clock", "settings"}
+FOUNDATION = {"errors", "clock", "settings", "logs"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "clock": {"errors"},
+    "logs": set(),
     "settings": {"errors"},
     "assets": {"errors", "clock"},
     "sources": {"errors", "clock"},

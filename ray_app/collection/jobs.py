@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 import httpx
 
-from ray_app.errors import CryptoDataError
+from ray_app.errors import NodeError
 from ray_app.settings import Settings
 
 #: where the entry points are; beside the package, in a checkout and in the image alike
@@ -27,7 +27,7 @@ JobStatus = Literal["PENDING", "RUNNING", "STOPPED", "SUCCEEDED", "FAILED"]
 ENDED = frozenset({"STOPPED", "SUCCEEDED", "FAILED"})
 
 
-class JobError(CryptoDataError):
+class JobError(NodeError):
     """The cluster did not take, know or run a job; the message says what it answered."""
 
 

@@ -1,0 +1,186 @@
+"""The named actors of a node, as the Ray dashboard shows them: thin shells around plain code.
+
+Rules they follow (measured on Ray 2.60, docs/operations.md): a constructor touches nothing outside, because its failure
+would be final; the work starts with the actor, because what a ``start()`` began is gone after a restart; a dead task
+does not kill its actor, so ``state()`` tells and the supervisor acts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, ClassVar
+
+import ray
+from ray.exceptions import RayError
+
+from ray_app.collection.event_bus import Event, EventRing
+from ray_app.collection.runner import CollectorRunner
+from ray_app.errors import CryptoDataError
+from ray_app.logs import configure
+from ray_app.settings import load_settings
+
+log = logging.getLogger(__name__)
+
+EVENT_BUS = "event-bus"
+#: wall seconds a caller of the bus waits beyond what it asked for, and how long a bus that failed is left alone
+GRACE_S = 2.0
+RETRY_S = 0.5
+
+
+class _Worker:
+    """An async actor around one endless task."""
+
+    def __init__(self, actor_name: str) -> None:
+        self.actor_name = actor_name
+        self._task = asyncio.get_running_loop().create_task(self._work(), name=actor_name)
+
+    async def _work(self) -> None:
+        raise NotImplementedError
+
+    def _life(self) -> dict[str, Any]:
+        """Whether the task lives; if not, why it ended."""
+        problem = None
+        if self._task.done():
+            error = None if self._task.cancelled() else self._task.exception()
+            problem = f"{type(error).__name__}: {error}" if error is not None else "ended"
+        return {"actor": self.actor_name, "loop_alive": problem is None, "problem": problem}
+
+    async def _end(self) -> None:
+        self._task.cancel()
+        await asyncio.wait({self._task}, timeout=2)
+
+
+class _CollectorActor(_Worker):
+    """One collector; its class name is what the dashboard shows."""
+
+    collector: ClassVar[str]
+
+    def __init__(self, actor_name: str) -> None:
+        self._runner: CollectorRunner | None = None
+        super().__init__(actor_name)
+
+    async def _work(self) -> None:
+        settings = load_settings()
+        configure(settings.log_level)
+        # The actor's name holds cluster-wide identity and code digest: a restart takes its own lease over at once,
+        # another cluster's or another version's actor waits until the lease is free.
+        holder = f"{ray.get_runtime_context().gcs_address}/{self.actor_name}"
+        bus = EventBusClient(settings.ray_namespace)
+        self._runner = CollectorRunner(settings, self.collector, holder=holder, notifier=bus)
+        await self._runner.run()
+
+    async def state(self) -> dict[str, Any]:
+        """Evidence of life: ``loop_alive``, ``problem``, and the runner's own account under ``runner``."""
+        return {**self._life(), "runner": self._runner.state() if self._runner is not None else None}
+
+    async def collect_now(self) -> dict[str, Any]:
+        """One pass now; what it did. CryptoDataError where it cannot be."""
+        if self._runner is None:
+            raise CryptoDataError(f"{self.collector} is still starting; try again in a second")
+        return await self._runner.collect_now()
+
+    async def stop(self) -> None:
+        """End the loop; the lease is released, nothing is lost."""
+        if self._runner is not None:
+            await self._runner.stop()
+        await self._end()
+
+
+class CryptoPrices(_CollectorActor):
+    """Current prices and the repair of missed ones."""
+
+    collector = "crypto-prices"
+
+
+class UnifiedOhlc(_CollectorActor):
+    """Candles of every interval."""
+
+    collector = "unified-ohlc"
+
+
+class AssetRegistryRefresh(_CollectorActor):
+    """The asset registry against the upstreams' lists; the global market."""
+
+    collector = "asset-registry"
+
+
+class EventBus(_Worker):
+    """Wakes the readers of the outbox, and publishes to Redis where that is configured. Holds no truth."""
+
+    def __init__(self, actor_name: str) -> None:
+        self._ring = EventRing()
+        super().__init__(actor_name)
+
+    async def _work(self) -> None:
+        settings = load_settings()
+        configure(settings.log_level)
+        if settings.resolved_redis_url is not None:
+            from ray_app.collection.redis_bridge import RedisBridge  # only where there is a Redis
+
+            self._bridge = RedisBridge.from_settings(settings, self._ring)
+            await self._bridge.run()
+        await asyncio.Event().wait()
+
+    async def publish(self, channel: str, events: Sequence[Event]) -> None:
+        """As :meth:`EventRing.publish`."""
+        await self._ring.publish(channel, events)
+
+    async def wait(self, channel: str, after_seq: int, timeout_s: float) -> list[Event]:
+        """As :meth:`EventRing.wait`."""
+        return await self._ring.wait(channel, after_seq, timeout_s)
+
+    async def state(self) -> dict[str, Any]:
+        """Evidence of life, and what the ring holds."""
+        channels = {name: asdict(channel) for name, channel in self._ring.state().items()}
+        return {**self._life(), "channels": channels}
+
+    async def stop(self) -> None:
+        """End the bridge."""
+        await self._end()
+
+
+class EventBusClient:
+    """The event bus from another process: both Notifier and Hotline. Finds the actor by name again after it died.
+
+    ``publish`` never raises: a lost notification costs a read of the table. ``wait`` raises what it meets; the feed
+    reads the table meanwhile and asks again.
+    """
+
+    def __init__(self, namespace: str) -> None:
+        self._namespace = namespace
+        self._actor: Any = None
+        self._quiet_until = 0.0
+
+    async def publish(self, channel: str, events: Sequence[Event]) -> None:
+        """Tell the bus."""
+        try:
+            async with asyncio.timeout(GRACE_S):
+                await (await self._handle()).publish.remote(channel, list(events))
+        except (RayError, ValueError, TimeoutError) as error:
+            self._forget()
+            log.info("event bus not told of %d events of %s: %s", len(events), channel, type(error).__name__)
+
+    async def wait(self, channel: str, after_seq: int, timeout_s: float) -> list[Event]:
+        """Ask the bus. RayError, ValueError (no such actor) or TimeoutError where it does not answer."""
+        try:
+            async with asyncio.timeout(timeout_s + GRACE_S):
+                answer: list[Event] = await (await self._handle()).wait.remote(channel, after_seq, timeout_s)
+                return answer
+        except (RayError, ValueError, TimeoutError):
+            self._forget()
+            raise
+
+    async def _handle(self) -> Any:
+        if self._actor is None:
+            now = asyncio.get_running_loop().time()
+            if now < self._quiet_until:
+                raise ValueError("the event bus was not there a moment ago")
+            self._actor = await asyncio.to_thread(ray.get_actor, EVENT_BUS, namespace=self._namespace)
+        return self._actor
+
+    def _forget(self) -> None:
+        self._actor = None
+        self._quiet_until = asyncio.get_running_loop().time() + RETRY_S

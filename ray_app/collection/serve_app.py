@@ -1,0 +1,54 @@
+"""Serve application ``collection``: no route, one replica. ``serve_config.yaml`` imports ``collection`` from here."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from ray import serve
+
+from ray_app.collection.history import HistoryKeeper
+from ray_app.collection.jobs import JobsClient
+from ray_app.collection.supervisor import Reconciler, children_of
+from ray_app.logs import configure
+from ray_app.settings import load_settings
+
+log = logging.getLogger(__name__)
+
+
+class Supervisor:
+    """Looks after the collector actors, and has the history filled that is owed."""
+
+    def __init__(self) -> None:
+        settings = load_settings()
+        configure(settings.log_level)
+        self._reconciler = Reconciler(children_of(settings), settings.ray_namespace)
+        self._jobs = JobsClient.from_settings(settings)
+        history = HistoryKeeper(settings, self._jobs)
+        loop = asyncio.get_running_loop()
+        self._tasks = [
+            loop.create_task(self._reconciler.run(), name="reconciler"),
+            loop.create_task(history.run(), name="history"),
+        ]
+
+    async def check_health(self) -> None:
+        """Serve asks every few seconds, and replaces this replica where the answer is an error."""
+        for task in self._tasks:
+            if task.done():
+                raise RuntimeError(f"the supervisor's {task.get_name()} is dead: {task}")
+
+    async def states(self) -> list[dict[str, Any]]:
+        """Each actor as last seen."""
+        return self._reconciler.states()
+
+    async def __del__(self) -> None:
+        """Serve awaits this before it ends the replica: collectors finish what they write."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.wait(self._tasks)
+        await self._reconciler.stop()
+        await self._jobs.aclose()
+
+
+collection = serve.deployment(name="Supervisor")(Supervisor).bind()
