@@ -168,9 +168,11 @@ class PriceCollector(Collector):
                 ready = intersect(part.owed, [SlotRange(0, now - granularity_s * 1_000 - _CLOSE_LAG_MS)])
                 per_request = max(MAX_CANDLES * granularity_s // part.interval_s, 1)
             else:
-                reach = _CHART_REACH_MS.get(part.interval_s, 90 * DAY_MS) - part.interval_s * 1_000
-                ready = intersect(part.owed, [SlotRange(now - reach, now - part.interval_s * 1_000)])
-                too_old = intersect(part.owed, [SlotRange(0, now - reach)])
+                step = part.interval_s * 1_000
+                reach = _CHART_REACH_MS.get(part.interval_s, 90 * DAY_MS) - step
+                first = -(-(now - reach) // step) * step  # whole slots only: half a slot is none
+                ready = intersect(part.owed, [SlotRange(first, now - step)])
+                too_old = intersect(part.owed, [SlotRange(0, first)])
                 await self._give_up(
                     part.asset, too_old, f"no venue, and CoinGecko gives {part.interval_s} s prices no further back"
                 )
@@ -219,7 +221,9 @@ class PriceCollector(Collector):
         present = [int(str(row.key["slot"])) for row in receipt.parsed.rows]
         absent = difference([piece.slots], from_slots(present, piece.interval_s))
         # CoinGecko caches charts for minutes: what is recent may still come
-        settled = [SlotRange(0, self.runtime.clock.now_ms() - 2 * piece.interval_s * 1_000 - _CLOSE_LAG_MS)]
+        step = piece.interval_s * 1_000
+        recent = self.runtime.clock.now_ms() - 2 * step - _CLOSE_LAG_MS
+        settled = [SlotRange(0, recent - recent % step)]
         await self._give_up(piece.asset, intersect(absent, settled), "CoinGecko has no price in the interval")
 
     async def _give_up(self, asset: Asset, ranges: Sequence[SlotRange], reason: str) -> None:
