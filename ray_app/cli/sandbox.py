@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from ray_app.clock import Epoch, to_ms
+from ray_app.clock import Epoch, WallClock, to_ms
 from ray_app.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -92,7 +91,7 @@ def command(
 
 def _epoch(path: Path | None, scale: float | None) -> Epoch:
     """The epoch to serve by. A new scale goes on from the node time reached: never a jump."""
-    wall = time.time_ns() // 1_000_000
+    wall = WallClock().now_ms()
     if scale is not None and not 0 < scale <= 10_000:
         raise ConfigError(f"--time-scale {scale:g} is not above 0 and at most 10,000")
     stored = None if path is None else Epoch.load(path)
