@@ -1,0 +1,120 @@
+"""The archive is enough: the tables rebuilt from it are the tables, and every value is found in its payload."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from click.testing import CliRunner
+from sqlalchemy import func, select, update
+
+from ray_app.cli import cli
+from ray_app.collection import reprocess
+from ray_app.collection.archive import Archive
+from ray_app.storage import tables
+from ray_app.storage.engine import Database
+from ray_app.storage.migrate import upgrade
+from ray_app.storage.tables import outbox, price_data_real
+from tests.collection.test_runner import Running, environment, runner_for, until
+from tests.collection.world import MINUTE, START, JumpingClock, world
+
+pytestmark = pytest.mark.integration
+
+FAULTS = """
+seed: 3
+faults:
+  - {source: coingecko, endpoint: markets, from: "+4m", to: "+9m", kind: html}
+  - {source: coingecko, endpoint: markets, from: "+9m", to: "+14m", kind: drop_ids, ids: [bitcoin]}
+  - {source: coingecko, endpoint: markets, from: "+14m", to: "+19m", kind: wrong_types}
+  - {source: coingecko, from: "+19m", to: "+24m", kind: rate_limit, retry_after: 30}
+  - {source: coinbase, endpoint: candles, from: "+4m", to: "+30m", kind: status, status: 503, every: 7}
+  - {source: coinbase, endpoint: candles, from: "+4m", to: "+30m", kind: revise, every: 5}
+"""
+
+
+async def collected(used):
+    """Half an hour under faults, everything there is to write."""
+    names = ("asset-registry", "crypto-prices", "unified-ohlc")
+    async with Running(*(runner_for(used, name) for name in names)):
+        await until(lambda: used.clock.now_ms() > START + 36 * MINUTE, "36 minutes")
+
+
+async def test_rebuilt_tables_are_identical_and_every_value_is_found(tmp_path, database_url):
+    with world(tmp_path, database_url, scale=240, faults=FAULTS) as used:
+        await collected(used)
+        db, copy = used.db(), Database(f"sqlite:///{tmp_path / 'copy.db'}")
+        try:
+            upgrade(copy)
+            with Archive(used.settings.archive_dir) as archive:
+                report = await asyncio.to_thread(
+                    reprocess.reprocess, archive, copy, first_registry=used.registry, first_registry_at=START
+                )
+                assert reprocess.differences(db, copy) == []
+                assert {"ok", "malformed", "rate_limited", "unavailable"} <= set(report.outcomes)
+                assert report.damaged == []
+                with copy.read() as conn:
+                    assert conn.scalar(select(func.count()).select_from(outbox)) == 0, "a rebuilt row is no news"
+                    assert conn.scalar(select(func.count()).select_from(tables.data_quality_events)) > 0
+                seen = await asyncio.to_thread(reprocess.verify_rows, archive, db)
+                assert seen.ok, seen.problems
+                assert seen.stored["price_data_real"] > 40
+                assert seen.stored["ohlc_data"] > 2_000
+                again = await asyncio.to_thread(reprocess.reprocess, archive, db)
+                assert (again.answers, again.changed) == (report.answers, 0), "in place, nothing changes"
+                assert reprocess.differences(db, copy) == []
+        finally:
+            db.dispose()
+            copy.dispose()
+
+
+async def test_a_value_that_no_payload_says_is_found_out(tmp_path, sqlite_url):
+    with world(tmp_path, sqlite_url, clock=JumpingClock(START + MINUTE)) as used:
+        await runner_for(used, "crypto-prices").once()
+        db = used.db()
+        with Archive(used.settings.archive_dir) as archive:
+            assert reprocess.verify_rows(archive, db).ok
+            db.run(lambda c: c.execute(update(price_data_real).where(price_data_real.c.asset_id == 1).values(ath=1.5)))
+            db.run(
+                lambda c: c.execute(
+                    update(price_data_real).where(price_data_real.c.asset_id == 2).values(payload_hash="0" * 64)
+                )
+            )
+            seen = reprocess.verify_rows(archive, db)
+        db.dispose()
+        assert not seen.ok
+        assert any("ath differ" in problem for problem in seen.problems)
+        assert any("no archived payload" in problem for problem in seen.problems)
+
+
+async def test_differences_are_told(tmp_path, sqlite_url):
+    with world(tmp_path, sqlite_url, clock=JumpingClock(START + MINUTE)) as used:
+        await runner_for(used, "crypto-prices").once()
+        db, copy = used.db(), Database(f"sqlite:///{tmp_path / 'copy.db'}")
+        upgrade(copy)
+        with Archive(used.settings.archive_dir) as archive:
+            reprocess.reprocess(archive, copy, first_registry=used.registry, first_registry_at=START)
+        copy.run(lambda c: c.execute(update(price_data_real).where(price_data_real.c.asset_id == 1).values(ath=1.5)))
+        (difference,) = reprocess.differences(db, copy)
+        assert difference.startswith("price_data_real: (1, ")
+        db.dispose()
+        copy.dispose()
+
+
+def test_commands_verify_and_rebuild(tmp_path, sqlite_url, monkeypatch):
+    from ray_app.assets import AssetRegistry
+
+    with world(
+        tmp_path, sqlite_url, start=START + MINUTE, registry=AssetRegistry.for_replay(["BTC", "ETH", "SOL"])
+    ) as used:
+        for name, value in environment(used).items():
+            monkeypatch.setenv(name, value)
+        runner = CliRunner()
+        for name in ("asset-registry", "crypto-prices", "unified-ohlc"):
+            assert runner.invoke(cli, ["collect", name, "--once"]).exit_code == 0
+        verified = runner.invoke(cli, ["reprocess", "--verify"])
+        assert (verified.exit_code, verified.output.splitlines()[-1]) == (0, "identical"), verified.output
+        into = runner.invoke(cli, ["reprocess", "--into", f"sqlite:///{tmp_path / 'copy.db'}"])
+        assert (into.exit_code, into.output.splitlines()[-1]) == (0, "identical"), into.output
+        in_place = runner.invoke(cli, ["reprocess"])
+        assert in_place.exit_code == 0
+        assert "0 changed" in in_place.output
