@@ -269,6 +269,15 @@ async def test_a_product_that_fails_is_asked_again_and_the_others_are_stored(ben
         assert (await b.acting.poll()).owed == 0
 
 
+async def test_a_product_the_venue_refuses_waits_for_the_next_slot(bench):
+    faults = 'faults: [{source: coinbase, endpoint: candles, from: "+0s", to: "+4m", kind: status, status: 404}]'
+    async with bench("unified-ohlc", faults=faults) as b:
+        result = await b.acting.poll()
+        assert result.owed > 0
+        assert result.retry_at is None
+        assert len(b.world.requests("candles")) == 3 * 6
+
+
 # --- registry -------------------------------------------------------------------------------------------------
 
 

@@ -128,6 +128,41 @@ async def test_an_hour_of_node_time_leaves_every_slot_and_asks_for_none_twice(tm
         assert all(state["last_success_age_s"] is not None for state in states.values())
 
 
+@pytest.mark.shared_data
+async def test_a_replayed_market_is_collected_to_the_last_digit(tmp_path, sqlite_url, shared_data):
+    """Against the file itself: hours absent from it are hours without trades."""
+    import polars as pl
+
+    file = shared_data / "market" / "crypto_1h_2023H2.parquet"
+    with world(tmp_path, sqlite_url, scale=150, replay=file, price_fast_ranks=250) as used:
+        async with Running(*(runner_for(used, name) for name in ("crypto-prices", "unified-ohlc"))) as (_, candles):
+            await until(lambda: used.clock.now_ms() > START + HOUR + 10 * MINUTE, "an hour", 120)
+            await until(lambda: not candles.state()["running"], "the end of a pass", 60)
+        shift = used.app.world.market.time_shift_ms
+        frame = pl.read_parquet(file).with_columns((pl.col("timestamp").dt.epoch("ms") + shift).alias("at"))
+        frame = frame.filter((pl.col("at") >= START - 2 * 24 * HOUR) & (pl.col("at") <= START))
+        truth = {
+            (row["symbol"], row["at"]): tuple(row[name] for name in ("open", "high", "low", "close", "volume"))
+            for row in frame.iter_rows(named=True)
+        }
+        db = used.db()
+        with db.read() as conn:
+            query = select(tables.ohlc_data).where(tables.ohlc_data.c.interval_s == 3_600)
+            stored = {
+                (used.registry.by_id(row["asset_id"]).symbol, row["open_time"]): tuple(
+                    row[name] for name in ("open_price", "high_price", "low_price", "close_price", "volume")
+                )
+                for row in conn.execute(query).mappings()
+            }
+            empty = ledger.entries(conn, "candles-3600", states=("confirmed_empty", "owed"))
+        assert stored == truth
+        absent = {(used.registry.by_id(e.asset_id).symbol, at) for e in empty for at in range(e.start, e.end, HOUR)}
+        assert not absent & set(truth)
+        prices = survey(db, used.registry, PRICES, START, START + HOUR)
+        assert prices.counts()[3] == 0
+        db.dispose()
+
+
 async def test_a_second_pass_over_the_same_time_changes_no_row(tmp_path, sqlite_url):
     clock = JumpingClock(START + 90_000, scale=5)  # nothing new is due for the next 200 s of node time
     with world(tmp_path, sqlite_url, clock=clock) as used:

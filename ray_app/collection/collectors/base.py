@@ -21,7 +21,7 @@ from ray_app.collection import datasets, gaps
 from ray_app.collection.datasets import Plan, Tier
 from ray_app.collection.expectation import SlotRange, difference, intersect, union
 from ray_app.collection.runtime import Runtime
-from ray_app.errors import BudgetExhausted, CircuitOpen, RateLimited, UpstreamError
+from ray_app.errors import BudgetExhausted, CircuitOpen, RateLimited, UpstreamError, UpstreamRejected
 from ray_app.sources.base import Parsed
 from ray_app.storage import records
 
@@ -56,6 +56,8 @@ class PollResult:
         text = str(error)
         if text not in self.errors:
             self.errors.append(text)
+        if isinstance(error, UpstreamRejected):
+            return  # asked again with the next slot: sooner would change nothing
         at = retry_at(error, now_ms)
         self.retry_at = at if self.retry_at is None else min(self.retry_at, at)
 
