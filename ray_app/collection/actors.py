@@ -17,6 +17,7 @@ import ray
 from ray.exceptions import RayError
 
 from ray_app.collection.event_bus import Event, EventRing
+from ray_app.collection.redis_bridge import RedisBridge
 from ray_app.collection.runner import CollectorRunner
 from ray_app.errors import CryptoDataError
 from ray_app.logs import configure
@@ -112,34 +113,37 @@ class EventBus(_Worker):
 
     def __init__(self, actor_name: str) -> None:
         self._ring = EventRing()
+        self._redis: RedisBridge | None = None
         super().__init__(actor_name)
 
     async def _work(self) -> None:
         settings = load_settings()
         configure(settings.log_level)
         if settings.resolved_redis_url is not None:
-            from ray_app.collection.redis_bridge import RedisBridge  # only where there is a Redis
-
-            self._bridge = RedisBridge.from_settings(settings, self._ring)
-            await self._bridge.run()
+            self._redis = RedisBridge(settings.resolved_redis_url)
         await asyncio.Event().wait()
 
     async def publish(self, channel: str, events: Sequence[Event]) -> None:
         """As :meth:`EventRing.publish`."""
         await self._ring.publish(channel, events)
+        if self._redis is not None:
+            await self._redis.publish(channel, events)
 
     async def wait(self, channel: str, after_seq: int, timeout_s: float) -> list[Event]:
         """As :meth:`EventRing.wait`."""
         return await self._ring.wait(channel, after_seq, timeout_s)
 
     async def state(self) -> dict[str, Any]:
-        """Evidence of life, and what the ring holds."""
+        """Evidence of life, what the ring holds, and how Redis fares (None: there is none)."""
         channels = {name: asdict(channel) for name, channel in self._ring.state().items()}
-        return {**self._life(), "channels": channels}
+        redis = asdict(self._redis.state()) if self._redis is not None else None
+        return {**self._life(), "channels": channels, "redis": redis}
 
     async def stop(self) -> None:
-        """End the bridge."""
+        """End the bridge to Redis."""
         await self._end()
+        if self._redis is not None:
+            await self._redis.aclose()
 
 
 class EventBusClient:
@@ -168,6 +172,16 @@ class EventBusClient:
         try:
             async with asyncio.timeout(timeout_s + GRACE_S):
                 answer: list[Event] = await (await self._handle()).wait.remote(channel, after_seq, timeout_s)
+                return answer
+        except (RayError, ValueError, TimeoutError):
+            self._forget()
+            raise
+
+    async def state(self) -> dict[str, Any]:
+        """The bus's own account. Raises as :meth:`wait` does."""
+        try:
+            async with asyncio.timeout(GRACE_S):
+                answer: dict[str, Any] = await (await self._handle()).state.remote()
                 return answer
         except (RayError, ValueError, TimeoutError):
             self._forget()

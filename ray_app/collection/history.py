@@ -84,7 +84,7 @@ class HistoryKeeper:
                 if known is not None and known.ended:
                     continue  # this hour's has ended and left something: the next hour's tries again
                 log.info("history: %d slots of %s are owed; job %s", owed, dataset, submission_id)
-                self._running = await self._jobs.submit(["backfill", dataset], submission_id)
+                self._running = await self._jobs.submit(["backfill", "--dataset", dataset], submission_id)
                 return True
         return False
 

@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from ray_app.assets import AssetRegistry
-from ray_app.clock import SECOND_MS, Clock, Epoch, ScaledClock, iso
+from ray_app.clock import SECOND_MS, Clock, Epoch, ScaledClock, WallClock, iso
 from ray_app.sandbox import coinbase, coingecko
 from ray_app.sandbox.answers import Answer, Question, Rejection, SimulatedEndpoint, World, json_answer
 from ray_app.sandbox.faults import Fault, FaultScript, load_faults
@@ -137,7 +137,7 @@ class SandboxApp:
         endpoints: tuple[SimulatedEndpoint, ...],
         path: str,
     ) -> None:
-        started, wall, now = time.perf_counter(), time.time_ns() // 1_000_000, self.clock.now_ms()
+        started, wall, now = time.perf_counter(), WallClock().now_ms(), self.clock.now_ms()
         self.requests += 1
         params = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
         endpoint, subject = _route(endpoints, path.rstrip("/"))

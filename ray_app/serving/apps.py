@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ray import serve
 
 from ray_app.clock import open_clock
 from ray_app.collection.actors import EventBusClient
 from ray_app.collection.jobs import JobsClient
+from ray_app.health.evidence import Probe
 from ray_app.logs import configure
 from ray_app.serving import api, deps
+from ray_app.serving.health_probes import redis_probe, streams_probe
 from ray_app.serving.keys import KeyRing
-from ray_app.serving.streams import StreamDeps, build_streams
+from ray_app.serving.streams import StreamDeps, build_streams, status_document
 from ray_app.serving.streams import Streams as StreamsApp
 from ray_app.settings import load_settings
 from ray_app.storage.engine import Database
@@ -22,18 +26,31 @@ class Gateway:
     def __serve_build_asgi_app__(self) -> api.Gateway:
         settings = load_settings()
         configure(settings.log_level)
+        bus = EventBusClient(settings.ray_namespace)
+
+        async def ask_redis() -> Probe:
+            return redis_probe((await bus.state())["redis"])
+
         return api.build_api(
             deps.open_gateway(
                 settings,
-                EventBusClient(settings.ray_namespace),
+                bus,
                 jobs=JobsClient.from_settings(settings),
+                probes={"streams": self._ask_streams, "redis": ask_redis},
                 echo_request_id=False,  # Serve adds X-Request-ID to answers itself
             )
         )
 
+    @staticmethod
+    async def _ask_streams() -> Probe:
+        handle = serve.get_deployment_handle("Streams", app_name="streams")
+        return streams_probe(await handle.status.remote())
+
 
 class Streams:
     """The WebSocket streams."""
+
+    _app: StreamsApp
 
     def __serve_build_asgi_app__(self) -> StreamsApp:
         settings = load_settings()
@@ -41,8 +58,7 @@ class Streams:
         db = Database(settings.resolved_database_url, pool_size=settings.db_pool_size)
         clock = open_clock(settings.epoch_file)
         registry = deps.StoredRegistry(db)
-        registry.refresh()
-        return build_streams(
+        self._app = build_streams(
             StreamDeps(
                 db=db,
                 hotline=EventBusClient(settings.ray_namespace),
@@ -50,8 +66,14 @@ class Streams:
                 registry=lambda: registry.current,
                 settings=settings,
                 clock=clock,
+                refresh=(registry.refresh,),
             )
         )
+        return self._app
+
+    async def status(self) -> dict[str, Any]:
+        """How the streams of this replica are doing; the gateway asks for /health."""
+        return status_document(self._app.status())
 
 
 gateway = serve.deployment(name="Gateway")(serve.ingress()(Gateway)).bind()

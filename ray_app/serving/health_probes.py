@@ -24,6 +24,15 @@ def bus_probe(feed: OutboxFeed | None) -> Probe:
     return Probe("ok", details=details)
 
 
+def redis_probe(bridge: Mapping[str, Any] | None) -> Probe:
+    """The Redis bridge as the event bus reports it. None: the bus runs without one."""
+    if bridge is None:
+        return Probe("off", "no Redis is configured (REDIS_URL)")
+    if bridge["state"] == "failing":
+        return Probe("dead", "it takes no price updates; they are tried again", details=bridge)
+    return Probe("ok", details=bridge)
+
+
 def streams_probe(status: Mapping[str, Any]) -> Probe:
     """The streams' own status (``status_document``) as a finding."""
     if not status["ready"]:

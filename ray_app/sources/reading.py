@@ -106,13 +106,13 @@ def decode(endpoint: str, body: bytes) -> Any:
 
     The bare words NaN and Infinity, which some encoders emit, are read as such and refused value by value.
     """
-    if not body.strip():
-        raise MalformedPayload(endpoint, "the body is empty; expected JSON")
     try:
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise MalformedPayload(endpoint, f"the body is not UTF-8 (byte {error.start}); expected JSON") from None
     start = text.lstrip()[:200]
+    if not start:
+        raise MalformedPayload(endpoint, "the body is empty; expected JSON")
     if start.startswith("<"):
         raise MalformedPayload(endpoint, f"the body is HTML or XML, not JSON; it begins {shown(start)!r}")
     try:

@@ -101,8 +101,7 @@ def test_ledger_agrees_with_a_dictionary_of_slots(looks, facts):
         bounds = [(e.start, e.end) for e in entries]
         assert all(a[1] <= b[0] for a, b in itertools.pairwise(bounds)), "ranges overlap"
         assert all(
-            (a.end, a.state, a.reason) != (b.start, b.state, b.reason)
-            for a, b in itertools.pairwise(entries)
+            (a.end, a.state, a.reason) != (b.start, b.state, b.reason) for a, b in itertools.pairwise(entries)
         ), "neighbours of one state are not merged"
 
 

@@ -155,6 +155,7 @@ def test_body_with_a_byte_order_mark_is_read():
     ("body", "says"),
     [
         (b"", "empty"),
+        (b"\x1c", "empty"),  # white space to str, not to bytes
         (b"<html>", "HTML"),
         (b"Throttled", "text, not JSON"),
         (b'{"a": [1, 2', "cut off"),
