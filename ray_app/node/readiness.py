@@ -16,15 +16,14 @@ ACTORS = ("CryptoPrices", "UnifiedOhlc", "AssetRegistryRefresh", "EventBus")
 
 def probe_key(settings: Settings) -> str | None:
     """An API key for the launcher's own question; None where keys come from elsewhere."""
-    for secret in (settings.api_key_readonly, settings.api_key_trading, settings.api_key_master):
+    for secret in (settings.api_key_master, settings.api_key_trading, settings.api_key_readonly):
         if secret is not None:
             return secret.get_secret_value()
     try:
-        keys = json.loads(settings.keys_file.read_text())["keys"]
-    except (OSError, ValueError, KeyError):
+        keys: dict[str, str] = json.loads(settings.keys_file.read_text())
+    except (OSError, ValueError):
         return None
-    by_level = {key["level"]: str(key["key"]) for key in keys}
-    return by_level.get("readonly") or by_level.get("master")
+    return keys.get("master") or keys.get("readonly")  # a master key has the widest limit
 
 
 class Readiness:

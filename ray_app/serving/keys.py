@@ -251,7 +251,7 @@ def _write_keys_file(file: Path, keys: Sequence[NewKey]) -> bool:
     file.parent.mkdir(parents=True, exist_ok=True)
     content = {
         "note": "API keys of this local node. Anyone who has them can use it; revoke: crypto-data keys revoke ID",
-        "keys": [{"key_id": k.key_id, "name": k.name, "level": k.level.name, "key": k.secret} for k in keys],
+        **{key.level.name: key.secret for key in keys},
     }
     partial = file.with_name(f".{file.name}.{os.getpid()}.{secrets.token_hex(4)}")
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -276,9 +276,15 @@ def _read_keys_file(file: Path) -> list[NewKey] | None:
     except (OSError, ValueError) as error:
         raise ConfigError(f"{file} cannot be read as API keys ({error}); move it away to get new ones") from error
     try:
-        keys = [NewKey(k["key_id"], k["name"], Level[k["level"]], k["key"]) for k in content["keys"]]
-    except (KeyError, TypeError) as error:
+        keys = [
+            NewKey(secret.split("_")[1], f"local {level.name}", level, secret)
+            for level in (Level.master, Level.trading, Level.readonly)
+            if (secret := content.get(level.name)) is not None
+        ]
+    except (AttributeError, IndexError) as error:
         raise ConfigError(f"{file} is not a file of API keys ({error!r}); move it away to get new ones") from error
+    if not keys:
+        raise ConfigError(f"{file} holds no API key (master, trading, readonly); move it away to get new ones")
     for key in keys:
         if key.secret in PUBLISHED_KEYS or not key.secret.startswith(f"{PREFIX}_{key.key_id}_"):
             raise ConfigError(f"{file}: {key.key_id!r} is not a key this node made; move the file away to get new ones")

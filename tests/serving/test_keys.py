@@ -213,7 +213,8 @@ def test_the_first_start_makes_three_keys_and_every_later_one_none(ring, db, clo
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     ring.refresh()
     assert all(ring.authenticate(key.secret.encode()).level == key.level for key in made)
-    assert {entry["key"] for entry in json.loads(file.read_text())["keys"]} == {key.secret for key in made}
+    content = json.loads(file.read_text())
+    assert {key.level.name: key.secret for key in made} == {name: content[name] for name in content if name != "note"}
     assert ensure_local_keys(db, file, clock) == []
     assert len(ring.rows()) == 3
     assert [path.name for path in file.parent.iterdir()] == ["keys.json"]
@@ -263,10 +264,12 @@ def test_a_file_others_can_read_is_closed_again(db, clock, tmp_path):
         "",
         "{",
         "[]",
-        '{"keys": 3}',
-        '{"keys": [{"key_id": "a"}]}',
-        '{"keys": [{"key_id": "a", "name": "x", "level": "root", "key": "cdc_a_b"}]}',
-        '{"keys": [{"key_id": "a", "name": "x", "level": "master", "key": "master-crypto-data-key-2025"}]}',
+        "{}",
+        '{"root": "cdc_a_b"}',
+        '{"master": 3}',
+        '{"master": "word"}',
+        '{"master": "a_b_c"}',
+        '{"master": "master-crypto-data-key-2025"}',
     ],
 )
 def test_a_damaged_or_foreign_file_is_named_and_left_alone(db, clock, tmp_path, content):
