@@ -129,8 +129,8 @@ class ReplayMarket(Market):
     kind: ClassVar[Literal["generated", "replay"]] = "replay"
 
     def __init__(self, file: ReplayFile, assets: Sequence[Asset], shift_ms: int) -> None:
-        if shift_ms % WEEK_MS:
-            raise ValueError(f"a replay is moved by whole weeks, not by {shift_ms} ms")
+        if shift_ms % HOUR_MS:
+            raise ValueError(f"a replay is moved by whole hours, not by {shift_ms} ms")
         row_of = {symbol: row for row, symbol in enumerate(file.symbols)}
         assets = [asset for asset in assets if asset.symbol in row_of]
         rows = np.array([row_of[asset.symbol] for asset in assets], dtype=np.int64)
