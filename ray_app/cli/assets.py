@@ -10,9 +10,9 @@ import click
 from sqlalchemy import inspect, make_url
 
 from ray_app.assets import Asset, AssetRegistry
+from ray_app.cli.here import node_settings
 from ray_app.cli.times import MOMENT
 from ray_app.clock import iso
-from ray_app.settings import load_settings
 
 _COLUMNS = ("asset_id", "symbol", "coin_id", "name", "coinbase_product", "market_cap_rank", "status")
 
@@ -45,7 +45,7 @@ def command(symbol: str | None, at_ms: int | None, packaged: bool, as_json: bool
 
 def _registry() -> AssetRegistry:
     """The node's registry; the packaged one where the node has no database yet, or none in it."""
-    url = load_settings().resolved_database_url
+    url = node_settings().resolved_database_url
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").is_file():
         return AssetRegistry.seed()

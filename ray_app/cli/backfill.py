@@ -25,9 +25,9 @@ def command(datasets: tuple[str, ...], start: int | None, end: int | None, symbo
     Safe to run beside a node and to interrupt: what is stored is never asked for again. A second backfill of the same
     dataset says so and ends with status 1.
     """
-    from ray_app.settings import load_settings
+    from ray_app.cli.here import node_settings
 
-    settings = load_settings()
+    settings = node_settings()
     logging.basicConfig(level="WARNING", format="%(levelname)s %(name)s: %(message)s")
     asyncio.run(_run(settings, datasets, start, end, symbols))
 

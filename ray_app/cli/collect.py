@@ -26,10 +26,10 @@ def command(name: str, *, once: bool, repair: bool) -> None:
     A running node holds the collectors' leases and collects by itself; then --once says so and ends with status 1, and
     without --once this process stands by and takes over when the lease ends.
     """
+    from ray_app.cli.here import node_settings
     from ray_app.collection.runner import CollectorRunner
-    from ray_app.settings import load_settings
 
-    settings = load_settings()
+    settings = node_settings()
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     runner = CollectorRunner(settings, name, holder=f"cli-{socket.gethostname()}-{os.getpid()}/{name}")
     if not once:

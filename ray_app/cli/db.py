@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import click
 
-from ray_app.settings import load_settings
+from ray_app.cli.here import node_settings
 from ray_app.storage import migrate
 from ray_app.storage.engine import Database
 
@@ -41,7 +41,7 @@ def check(database_url: str | None) -> None:
 
 @contextmanager
 def _opened(url: str | None) -> Iterator[Database]:
-    db = Database(url or load_settings().resolved_database_url, pool_size=2)
+    db = Database(url or node_settings().resolved_database_url, pool_size=2)
     try:
         yield db
     finally:

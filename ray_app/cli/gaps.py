@@ -21,15 +21,15 @@ def command(
     dataset: str | None, states: tuple[str, ...], symbols: tuple[str, ...], limit: int, *, as_json: bool
 ) -> None:
     """Show the gap ledger: a summary per dataset, then ranges, newest first."""
+    from ray_app.cli.here import node_settings
     from ray_app.collection.datasets import DATASETS
     from ray_app.collection.reports import gap_report, gap_summary
     from ray_app.errors import ConfigError
-    from ray_app.settings import load_settings
     from ray_app.storage import registry
     from ray_app.storage.engine import Database
     from ray_app.storage.migrate import require_current
 
-    db = Database(load_settings().resolved_database_url)
+    db = Database(node_settings().resolved_database_url)
     try:
         require_current(db)
         with db.read() as conn:

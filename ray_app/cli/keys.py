@@ -9,16 +9,16 @@ from datetime import timedelta
 
 import click
 
+from ray_app.cli.here import node_settings
 from ray_app.clock import from_ms, iso, open_clock, to_ms
 from ray_app.serving.keys import KeyRing, Level
-from ray_app.settings import Settings, load_settings
 from ray_app.storage.engine import Database
 from ray_app.storage.migrate import require_current
 
 
 @contextmanager
 def _opened() -> Iterator[KeyRing]:
-    settings: Settings = load_settings()
+    settings = node_settings()
     db = Database(settings.resolved_database_url, pool_size=1)
     try:
         require_current(db)

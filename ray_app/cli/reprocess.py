@@ -20,16 +20,16 @@ def command(into: str | None, *, verify: bool) -> None:
     Without options: into the node's own database, where a newer parser's rows win over older ones; a running node
     may go on. With --into: into another database, from nothing. Ends with status 1 if anything differs.
     """
+    from ray_app.cli.here import node_settings
     from ray_app.collection import reprocess
     from ray_app.collection.archive import Archive
     from ray_app.errors import ConfigError
-    from ray_app.settings import load_settings
     from ray_app.storage.engine import Database
     from ray_app.storage.migrate import require_current, upgrade
 
     if into is not None and verify:
         raise ConfigError("--into rebuilds and compares already; --verify is for the node's own database")
-    settings = load_settings()
+    settings = node_settings()
     logging.basicConfig(level="WARNING", format="%(levelname)s %(name)s: %(message)s")
     db = Database(settings.resolved_database_url)
     try:

@@ -25,7 +25,7 @@ from ray_app.collection.ingest import Ingestor, Receipt, writer_name
 from ray_app.collection.lease import Lease, LeaseKeeper
 from ray_app.collection.refresh import COINS_LIST, PRODUCTS
 from ray_app.collection.transport import Attempt, Transport
-from ray_app.collection.upstreams import Upstream, build_upstreams, limits_of
+from ray_app.collection.upstreams import Upstream, build_upstreams, limits_of, refuse_live_upstreams
 from ray_app.errors import LeaseLost
 from ray_app.settings import Settings
 from ray_app.sources.base import Request
@@ -69,11 +69,15 @@ class Runtime:
         clock: Clock | None = None,
         writer: str | None = None,
     ) -> Runtime:
-        """Open everything. SchemaDrift or StorageError if the database is not ready; an empty registry is seeded.
+        """Open everything; an empty registry is seeded.
+
+        SchemaDrift or StorageError if the database is not ready, ConfigError if a sandbox's data would mix with real.
 
         ``clock``: default the node's (the epoch record of a sandbox node, else the wall clock). ``writer``: the
         name of this process in the archive; default made of collector, host and process id.
         """
+        upstreams = build_upstreams(settings)
+        refuse_live_upstreams(settings, upstreams)
         clock = clock or open_clock(settings.epoch_file)
         db = Database(settings.resolved_database_url, pool_size=settings.db_pool_size)
         try:
@@ -81,7 +85,6 @@ class Runtime:
         except BaseException:
             db.dispose()
             raise
-        upstreams = build_upstreams(settings)
         budgets = BudgetAuthority(db, clock, limits_of(upstreams), request_timeout_s=settings.api_timeout_s)
         leases = LeaseKeeper(db)
         archive = Archive(settings.archive_dir, writer or writer_name(collector, socket.gethostname(), os.getpid()))

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from urllib.parse import urlsplit
 
 from ray_app.collection.budget_rules import Limits
 from ray_app.errors import ConfigError
@@ -36,6 +37,9 @@ class Upstream:
 
 PUBLIC_COINGECKO = "https://api.coingecko.com/api/v3"
 PAID_COINGECKO = "https://pro-api.coingecko.com/api/v3"
+_PUBLIC_HOSTS = frozenset(
+    {"api.coingecko.com", "pro-api.coingecko.com", "api.exchange.coinbase.com", "api.coinbase.com"}
+)
 
 #: What each CoinGecko plan allows. Each rate is 90 % of the documented one or less, so that clocks that differ a
 #: little and requests of other tools on the same key do no harm. Unverified figures (upstreams.md §1 confirms
@@ -89,6 +93,19 @@ def build_upstreams(settings: Settings) -> dict[str, Upstream]:
         Upstream("coinbase-v2", settings.coinbase_api_base_url, {}, COINBASE_V2),
     )
     return {upstream.account: replace(upstream, base_url=upstream.base_url.rstrip("/")) for upstream in accounts}
+
+
+def refuse_live_upstreams(settings: Settings, upstreams: Mapping[str, Upstream]) -> None:
+    """ConfigError if a sandbox's settings lead to a public upstream: its data and simulated ones must never mix."""
+    if settings.origin != "sandbox":
+        return
+    for upstream in upstreams.values():
+        if urlsplit(upstream.base_url).hostname in _PUBLIC_HOSTS:
+            raise ConfigError(
+                f"the data of {settings.data_dir} are the sandbox's, and {upstream.base_url} is not the sandbox: "
+                "start the node (crypto-data up --upstream sandbox), or name a sandbox of your own in "
+                "COINGECKO_BASE_URL, COINBASE_EXCHANGE_BASE_URL and COINBASE_API_BASE_URL"
+            )
 
 
 def _header_value(key: str) -> str:

@@ -31,6 +31,7 @@ class NodeRecord:
     database: str
     time_scale: float
     temp_dir: str
+    sandbox_port: int | None = None
     ready: bool = False
     processes: dict[str, Process] = field(default_factory=dict)
     others: tuple[Process, ...] = ()

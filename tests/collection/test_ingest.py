@@ -48,9 +48,16 @@ def markets(*coins, ids=None, slot=START, fetched_at=NOW, status=200, body=None)
 
 @pytest.fixture
 def settings(tmp_path, database_url):
-    settings = Settings(_env_file=None, data_dir=tmp_path / "data", origin="sandbox", database_url=database_url)
     prepare(database_url)
-    return settings
+    return settings_of(tmp_path / "data", database_url)
+
+
+def settings_of(data_dir, url):
+    """A sandbox node's; nothing is ever asked here, so its upstreams need not be there."""
+    nowhere = dict.fromkeys(
+        ("coingecko_base_url", "coinbase_exchange_base_url", "coinbase_api_base_url"), "http://127.0.0.1:1"
+    )
+    return Settings(_env_file=None, data_dir=data_dir, origin="sandbox", database_url=url, **nowhere)
 
 
 def prepare(url):
@@ -312,11 +319,10 @@ KILLED = """
 import asyncio, os, signal, sys
 from ray_app.clock import ManualClock
 from ray_app.collection.runtime import Runtime
-from ray_app.settings import Settings
-from tests.collection.test_ingest import NOW, coin, markets
+from tests.collection.test_ingest import NOW, coin, markets, settings_of
 
 async def main():
-    settings = Settings(_env_file=None, data_dir=sys.argv[1], origin="sandbox", database_url=sys.argv[2])
+    settings = settings_of(sys.argv[1], sys.argv[2])
     runtime = await Runtime.open(settings, "crypto-prices", clock=ManualClock(NOW))
     await runtime.ingestor.archived(markets(coin("bitcoin", 123.0)))   # no lease yet: archived, not committed
     await runtime.ingestor.archived(markets(coin("ethereum", 45.0), status=503, body=b"down"))

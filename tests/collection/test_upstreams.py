@@ -2,7 +2,14 @@ from __future__ import annotations
 
 import pytest
 
-from ray_app.collection.upstreams import COINBASE_EXCHANGE, COINGECKO_PLANS, build_upstreams, limits_of, needed
+from ray_app.collection.upstreams import (
+    COINBASE_EXCHANGE,
+    COINGECKO_PLANS,
+    build_upstreams,
+    limits_of,
+    needed,
+    refuse_live_upstreams,
+)
 from ray_app.errors import ConfigError
 from ray_app.settings import Settings
 
@@ -71,3 +78,18 @@ def test_a_month_of_live_polling_fits_the_keyless_plan():
     assert needed(340, settings(), days=31, global_every_h=3) == 9_951
     assert needed(340, settings(), days=31) == 10_075, "as the module says: five hours too much"
     assert needed(600, settings(), days=30) > 10_000
+
+
+URLS = ("coingecko_base_url", "coinbase_exchange_base_url", "coinbase_api_base_url")
+
+
+@pytest.mark.parametrize("forgotten", URLS)
+def test_real_prices_never_end_among_simulated_ones(forgotten):
+    local = dict.fromkeys(URLS, "http://127.0.0.1:9")
+    complete = settings(origin="sandbox", **local)
+    refuse_live_upstreams(complete, build_upstreams(complete))
+    del local[forgotten]
+    incomplete = settings(origin="sandbox", **local)
+    with pytest.raises(ConfigError, match=r"is not the sandbox.*crypto-data up --upstream sandbox"):
+        refuse_live_upstreams(incomplete, build_upstreams(incomplete))
+    refuse_live_upstreams(settings(), build_upstreams(settings()))

@@ -1,0 +1,70 @@
+"""The settings of the node in the data directory, as that node was started: commands beside it mean the same node.
+
+What ``crypto-data up`` was told on its command line (origin, ports, database) the environment of another shell does
+not say. The node's record does, and this is where it is asked.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ray_app.errors import NodeError
+from ray_app.node import record
+from ray_app.node.origin import sandbox_variables
+from ray_app.node.record import NodeRecord
+from ray_app.settings import Settings, load_settings
+
+
+def node_settings(data_dir: Path | None = None) -> Settings:
+    """The settings a command works with; ``data_dir`` beats DATA_DIR.
+
+    Where no node runs and DATA_ORIGIN is not set, the origin is the one whose data are there. NodeError where the
+    running node's database cannot be told from here.
+    """
+    settings = load_settings()
+    if data_dir is not None:
+        settings = settings.model_copy(update={"data_dir": data_dir})
+    node = record.load(settings.data_dir)
+    if node is not None and node.launcher.alive:
+        return _of_running(settings, node)
+    if "origin" not in settings.model_fields_set and _only_sandbox(settings.data_dir):
+        return settings.model_copy(update={"origin": "sandbox"})
+    return settings
+
+
+def _only_sandbox(data_dir: Path) -> bool:
+    return (data_dir / "sandbox").is_dir() and not (data_dir / "live").is_dir()
+
+
+def _of_running(settings: Settings, node: NodeRecord) -> Settings:
+    if settings.origin != node.origin:
+        if "origin" in settings.model_fields_set:
+            return settings  # asked for the other origin's data, by name
+        settings = settings.model_copy(update={"origin": node.origin})
+    return _with_its_database(_with_its_upstreams(settings, node), node)
+
+
+def _with_its_upstreams(settings: Settings, node: NodeRecord) -> Settings:
+    """The node's own sandbox; never a live upstream, and never a key, beside simulated data."""
+    if node.sandbox_port is None:
+        return settings
+    urls = {name.lower(): url for name, url in sandbox_variables(node.sandbox_port).items() if url}
+    update: dict[str, Any] = {name: url for name, url in urls.items() if name not in settings.model_fields_set}
+    return settings.model_copy(update={**update, "coingecko_api_key": None})
+
+
+def _with_its_database(settings: Settings, node: NodeRecord) -> Settings:
+    """The database the node uses: the one the environment names, else its own SQLite file."""
+    from ray_app.storage.engine import Database  # slow to import, and commands that fail before do without
+
+    own = settings.model_copy(update={"database_url": None, "mysql_host": None})
+    for candidate in (settings, own):
+        db = Database(candidate.resolved_database_url, pool_size=1)
+        db.dispose()
+        if db.where == node.database:
+            return candidate
+    raise NodeError(
+        f"the node on {settings.data_dir} uses {node.database}, which this shell's settings do not name; "
+        "set DATABASE_URL (or MYSQL_*) as it was for crypto-data up"
+    )
