@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from collections.abc import Iterator
@@ -16,9 +17,12 @@ import click
 from ray_app.cli.times import MOMENT
 from ray_app.clock import WallClock, iso, to_ms
 from ray_app.errors import ConfigError, UpstreamError
-from ray_app.sources import Exchange, Parsed, Row, endpoint, endpoint_for_url
+from ray_app.sources import Endpoint, Exchange, Row, endpoint, endpoint_for_url
 from ray_app.sources.addressing import request_of_params, request_of_url
 from ray_app.storage.tables import metadata
+
+#: What the node notes on a request (ray_app/sources/context.py, coinbase.exchange_rates).
+_CONTEXT = ("slot", "interval_s", "products")
 
 
 @click.command()
@@ -64,9 +68,10 @@ def command(
 ) -> int:
     """Read one answer of SOURCE (see crypto-data sources) from FILE ("-": standard input) and print its rows.
 
-    One JSON object per line: {"table": …, "key": {…}, "values": {…}}, as they would be stored. Every time in them is
-    an integer, milliseconds since 1970 UTC (--iso prints text), whatever unit the upstream uses. null: the upstream
-    did not say. Values that could not be read, and ids asked for that the answer left out, are told on stderr.
+    One JSON object per line: {"table": …, "key": {…}, "values": {…}}, as they would be stored, with "source" and
+    "payload_hash" (SHA-256 of the body), which say where they come from. Every time in them is an integer,
+    milliseconds since 1970 UTC (--iso prints text), whatever unit the upstream uses. null: the upstream did not say.
+    Values that could not be read, and ids asked for that the answer left out, are told on stderr.
 
     A malformed body or an error answer prints no rows, says why in one line on stderr, and exits with 1.
 
@@ -82,10 +87,10 @@ def command(
     if source is None or file is None:
         raise click.UsageError("give SOURCE and FILE, or --manifest MANIFEST.jsonl")
     reader = endpoint(source)
-    request = request_of_params(reader, _pairs("--param", params), _pairs("--context", context))
+    request = request_of_params(reader, _pairs("--param", params), _notes(context))
     body = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
     moment = WallClock().now_ms() if fetched_at is None else fetched_at
-    _tell(reader.parse(Exchange(request, status, {}, body, moment)), as_iso=as_iso)
+    _tell(reader, Exchange(request, status, {}, body, moment), as_iso=as_iso)
     return 0
 
 
@@ -98,6 +103,14 @@ def _pairs(option: str, given: tuple[str, ...]) -> dict[str, str]:
         if pairs.setdefault(name, value) != value:
             raise ConfigError(f"{option} {name} is given twice with different values")
     return pairs
+
+
+def _notes(given: tuple[str, ...]) -> dict[str, str]:
+    notes = _pairs("--context", given)
+    for name in notes:
+        if name not in _CONTEXT:
+            raise ConfigError(f"--context has no {name!r}; it knows {', '.join(_CONTEXT)}")
+    return notes
 
 
 # --- recorded answers ---------------------------------------------------------------------------------------
@@ -128,12 +141,15 @@ class Recorded:
 
 
 def _entries(manifest: TextIO) -> Iterator[Recorded]:
-    for number, line in enumerate(manifest, 1):
+    for number, line in enumerate(manifest.buffer, 1):
         if not line.strip():
             continue
         try:
             entry: dict[str, Any] = json.loads(line)
             headers = {str(name).lower(): str(value) for name, value in entry.get("headers", {}).items()}
+            urlsplit(entry["url"])
+            if "\0" in entry["file"]:
+                raise ValueError("a file's name holds no NUL")
             yield Recorded(str(entry["file"]), str(entry["url"]), int(entry.get("status", 200)), headers)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigError(f"{manifest.name}, line {number}: not an entry with file and url ({error!r})") from None
@@ -159,24 +175,24 @@ def _parse_manifest(manifest: TextIO, fetched_at: int | None, *, as_iso: bool) -
             click.echo(f"{entry.file}: no Date header and no --fetched-at, taken as of now", err=True)
         try:
             body = (folder / entry.file).read_bytes()
-            parsed = reader.parse(
-                Exchange(request_of_url(reader, entry.url), entry.status, entry.headers, body, moment)
-            )
+            request = request_of_url(reader, entry.url)
+            exchange = Exchange(request, entry.status, entry.headers, body, moment)
+            _tell(reader, exchange, as_iso=as_iso, prefix=f"{entry.file}: ")
         except (UpstreamError, OSError) as error:
             failed = 1
             click.echo(f"{entry.file}: {error}", err=True)
-            continue
-        _tell(parsed, as_iso=as_iso, prefix=f"{entry.file}: ")
     return failed
 
 
 # --- output -------------------------------------------------------------------------------------------------
 
 
-def _tell(parsed: Parsed, *, as_iso: bool, prefix: str = "") -> None:
-    """Rows on stdout; issues and missing ids on stderr, one line each."""
+def _tell(reader: Endpoint, exchange: Exchange, *, as_iso: bool, prefix: str = "") -> None:
+    """Rows on stdout; issues and missing ids on stderr, one line each. Raises before the first line is out."""
+    parsed = reader.parse(exchange)
+    origin = {"source": reader.name, "payload_hash": hashlib.sha256(exchange.body).hexdigest()}
     for row in parsed.rows:
-        click.echo(json.dumps(_printed(row, as_iso=as_iso), ensure_ascii=False, allow_nan=False))
+        click.echo(json.dumps(_printed(row, as_iso=as_iso) | origin, ensure_ascii=False, allow_nan=False))
     for issue in parsed.issues:
         click.echo(f"{prefix}{issue.kind}: {issue.subject}.{issue.field}: {issue.detail}", err=True)
     for missing in parsed.missing:

@@ -26,6 +26,7 @@ from ray_app.sources.reading import (
     VOLUME,
     Findings,
     absent,
+    decimal,
     epoch_time,
     expect_list,
     expect_object,
@@ -143,16 +144,19 @@ class CandlesBase(Endpoint):
         product, interval_s = self.product(exchange), self._interval_s(exchange.request)
         items = expect_list(self.name, read_answer(exchange), "[time, low, high, open, close, volume]")
         candles: list[Candle] = []
-        shaped = 0
+        timed = 0
         for position, item in enumerate(items):
             if not isinstance(item, list) or len(item) != 6:
                 found.add("wrong_type", product, f"candle#{position}", f"expected 6 numbers, got {shown(item)}")
                 continue
-            shaped += 1
-            candle = self._candle(found, product, position, item, interval_s)
+            opens_at = epoch_time(found, product, f"candle#{position}", item[0], 1_000)
+            if opens_at is None:
+                continue
+            timed += 1
+            candle = self._candle(found, product, opens_at, item, interval_s)
             if candle is not None:
                 candles.append(candle)
-        readable(self.name, items, shaped, "an array of 6 numbers")
+        readable(self.name, items, timed, "an array of 6 numbers that begins with epoch seconds")
         on_grid = self._on_grid(found, product, settle(found, product, candles), interval_s)
         return [
             candle
@@ -160,13 +164,12 @@ class CandlesBase(Endpoint):
             if candle.close_time <= exchange.fetched_at and consistent(found, product, candle)
         ]
 
-    def _candle(self, found: Findings, product: str, position: int, item: list[Any], interval_s: int) -> Candle | None:
-        opens_at = epoch_time(found, product, f"candle#{position}", item[0], 1_000)
+    def _candle(self, found: Findings, product: str, opens_at: int, item: list[Any], interval_s: int) -> Candle | None:
         where = str(opens_at)
         fields = ("low", "high", "open", "close")
         prices = [number(found, product, f, v, PRICE, where=where) for f, v in zip(fields, item[1:5], strict=True)]
         volume = number(found, product, "volume", item[5], VOLUME, where=where)
-        if opens_at is None or None in prices:
+        if None in prices:
             return None
         low, high, opened, close = (p for p in prices if p is not None)
         return Candle(opens_at, interval_s, opened, high, low, close, volume)
@@ -238,6 +241,7 @@ class ExchangeRates(Endpoint):
     """
 
     name: ClassVar[str] = "coinbase.exchange_rates"
+    parser_version: ClassVar[int] = 2  # 2: the reciprocal is of the decimal as stated
     account: ClassVar[str] = API_V2
     paths: ClassVar[tuple[str, ...]] = ("/exchange-rates",)
     query: ClassVar[frozenset[str]] = frozenset({"currency"})
@@ -287,7 +291,7 @@ class ExchangeRates(Endpoint):
         for product in chosen:
             rate = number(found, product, "rate", by_product.get(product), RATE)
             if rate is not None and identifier(product) is not None:
-                prices[product] = 1.0 / rate
+                prices[product] = float(1 / decimal(rate))
         return prices, missing
 
     def _one(

@@ -32,6 +32,7 @@ from ray_app.sources.reading import (
     Bounds,
     Findings,
     absent,
+    decimal,
     epoch_time,
     expect_list,
     expect_object,
@@ -53,6 +54,7 @@ class Markets(CoinGeckoEndpoint):
     """``/coins/markets``: the current price and 24 h figures of up to 250 coins in one call."""
 
     name: ClassVar[str] = "coingecko.markets"
+    parser_version: ClassVar[int] = 2  # 2: open_24h is the difference of the decimals as stated
     paths: ClassVar[tuple[str, ...]] = ("/coins/markets",)
     query: ClassVar[frozenset[str]] = frozenset(
         {"vs_currency", "ids", "names", "symbols", "include_tokens", "category", "order", "per_page", "page"}
@@ -142,7 +144,7 @@ def _open_24h(found: Findings, coin_id: str, price: float | None, change: float 
     """Computed: the price 24 h ago, ``current_price - price_change_24h`` (USD); None if either is missing."""
     if price is None or change is None:
         return None
-    opened = price - change
+    opened = float(decimal(price) - decimal(change))
     if opened <= 0:
         found.add("inconsistent", coin_id, "price_change_24h", f"{change:g} USD leaves no price 24 h ago")
         return None
@@ -214,6 +216,8 @@ class SimplePrice(CoinGeckoEndpoint):
         if "last_updated_at" in item:
             event_time = epoch_time(found, coin_id, "last_updated_at", item["last_updated_at"], 1_000)
             event_time = not_ahead(found, coin_id, "last_updated_at", event_time, fetched_at)
+            if price is not None and item["last_updated_at"] is None:
+                found.add("inconsistent", coin_id, "last_updated_at", "a price without its time")
         if price is None or event_time is None:
             return None
         return price_row(

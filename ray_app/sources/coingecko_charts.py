@@ -53,6 +53,7 @@ class MarketChart(CoinGeckoEndpoint):
     """
 
     name: ClassVar[str] = "coingecko.market_chart"
+    parser_version: ClassVar[int] = 2  # 2: a point ahead of the fetch has no say in the slots' length
     paths: ClassVar[tuple[str, ...]] = ("/coins/{id}/market_chart/range", "/coins/{id}/market_chart")
     query: ClassVar[frozenset[str]] = frozenset({"vs_currency", "days", "from", "to", "interval", "precision"})
 
@@ -82,10 +83,13 @@ class MarketChart(CoinGeckoEndpoint):
         caps = self._series(found, coin_id, body, "market_caps", USD_AMOUNT)
         volumes = self._series(found, coin_id, body, "total_volumes", USD_AMOUNT)
         rows: dict[int, Row] = {}
-        interval_s = self._interval_s(exchange.request, sorted(prices)) if prices else 0
-        for moment in sorted(prices):
-            if not_ahead(found, coin_id, f"prices@{moment}", moment, exchange.fetched_at) is None:
-                continue
+        moments = [
+            moment
+            for moment in sorted(prices)
+            if not_ahead(found, coin_id, f"prices@{moment}", moment, exchange.fetched_at) is not None
+        ]
+        interval_s = self._interval_s(exchange.request, moments) if moments else 0
+        for moment in moments:
             slot = Slot(slot_at(moment, interval_s), interval_s)
             rows[slot.start] = price_row(
                 ("coin_id", coin_id),
@@ -107,18 +111,20 @@ class MarketChart(CoinGeckoEndpoint):
         points = expect_list(self.name, [] if said is None else said, f"[ms, value] in {field}")
         series: dict[int, float] = {}
         contradicted: set[int] = set()
-        pairs = 0
+        timed = 0
         for position, point in enumerate(points):
             if not isinstance(point, list) or len(point) != 2:
                 found.add("wrong_type", coin_id, f"{field}#{position}", f"expected [ms, value], got {shown(point)}")
                 continue
-            pairs += 1
             moment = epoch_time(found, coin_id, f"{field}#{position}", point[0], 1)
+            if moment is None:
+                continue
+            timed += 1
             value = number(found, coin_id, field, point[1], bounds, where=str(moment))
-            if moment is not None and value is not None and series.setdefault(moment, value) != value:
+            if value is not None and series.setdefault(moment, value) != value:
                 contradicted.add(moment)
                 found.add("duplicate", coin_id, f"{field}@{moment}", "stated twice with different values")
-        readable(self.name, points, pairs, "a pair [ms, value]")
+        readable(self.name, points, timed, "a pair of epoch milliseconds and a value")
         return {moment: value for moment, value in series.items() if moment not in contradicted}
 
     def _interval_s(self, request: Request, moments: Sequence[int]) -> int:
@@ -176,16 +182,19 @@ class Ohlc(CoinGeckoEndpoint):
         items = expect_list(self.name, read_answer(exchange), "[ms, open, high, low, close]")
         found = Findings()
         candles: list[Candle] = []
-        shaped = 0
+        timed = 0
         for position, item in enumerate(items):
             if not isinstance(item, list) or len(item) != 5:
                 found.add("wrong_type", coin_id, f"candle#{position}", f"expected 5 numbers, got {shown(item)}")
                 continue
-            shaped += 1
-            candle = self._candle(found, coin_id, position, item, interval_s)
+            closed = epoch_time(found, coin_id, f"candle#{position}", item[0], 1)
+            if closed is None:
+                continue
+            timed += 1
+            candle = self._candle(found, coin_id, closed, item, interval_s)
             if candle is not None:
                 candles.append(candle)
-        readable(self.name, items, shaped, "an array of 5 numbers")
+        readable(self.name, items, timed, "an array of 5 numbers that begins with epoch milliseconds")
         candles = self._one_interval(found, coin_id, settle(found, coin_id, candles), interval_s)
         lag_ms = OHLC_DAILY_LAG_MS if interval_s >= 86_400 else OHLC_LAG_MS
         rows = [
@@ -195,12 +204,11 @@ class Ohlc(CoinGeckoEndpoint):
         ]
         return Parsed(tuple(rows), found.all())
 
-    def _candle(self, found: Findings, coin_id: str, position: int, item: list[Any], interval_s: int) -> Candle | None:
-        closed = epoch_time(found, coin_id, f"candle#{position}", item[0], 1)
+    def _candle(self, found: Findings, coin_id: str, closed: int, item: list[Any], interval_s: int) -> Candle | None:
         where = str(closed)
         fields = ("open", "high", "low", "close")
         prices = [number(found, coin_id, f, v, PRICE, where=where) for f, v in zip(fields, item[1:], strict=True)]
-        if closed is None or None in prices:
+        if None in prices:
             return None
         opened, high, low, close = (p for p in prices if p is not None)
         return Candle(closed - interval_s * 1_000, interval_s, opened, high, low, close, None)

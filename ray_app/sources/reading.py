@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any, Final
 
 from ray_app.clock import to_ms
@@ -106,6 +107,8 @@ def decode(endpoint: str, body: bytes) -> Any:
 
     The bare words NaN and Infinity, which some encoders emit, are read as such and refused value by value.
     """
+    if body.startswith(b"\x1f\x8b"):
+        raise MalformedPayload(endpoint, "the body is still gzip-compressed; expected JSON")
     try:
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -203,6 +206,11 @@ def number(
         found.add("out_of_range", subject, place, f"{shown(value)} is not {bounds.what}")
         return None
     return read
+
+
+def decimal(value: float) -> Decimal:
+    """The decimal a JSON number stated (17 digits and fewer survive as written): arithmetic on it does not drift."""
+    return Decimal(repr(value))
 
 
 def integer(found: Findings, subject: str, field: str, value: object, bounds: Bounds) -> int | None:

@@ -1,7 +1,8 @@
 """How upstreams say no: HTTP statuses and the error envelopes that arrive with them, or inside an HTTP 200.
 
 The shapes (upstreams.md §1, §15): ``{"status":{"error_code":429,"error_message":"…"}}``, ``{"error":"…"}``,
-``{"error":{"status":{…}}}``, ``{"errors":[{"id":"…","message":"…"}]}``, ``{"message":"…"}``, plain text and HTML.
+``{"error":{"status":{…}}}``, ``{"errors":[{"id":"…","message":"…"}]}``, ``{"message":"…"}``, plain text and HTML; and
+Cloudflare's own ``{"error_code":1015,"title":"…"}``.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from ray_app.sources.base import Exchange
 from ray_app.sources.reading import as_number, decode, printable, shown
 
 _SLOW_DOWN = re.compile(r"rate limit|throttl|too many requests|error code: 1015", re.IGNORECASE)
+#: Cloudflare's own number for "You are being rate limited"
+_CLOUDFLARE_RATE_LIMIT = 1015
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,8 @@ def refusal_in(body: Any) -> Refusal | None:
     status = body.get("status")
     if isinstance(status, dict) and ("error_code" in status or "error_message" in status):
         return Refusal(_words(status.get("error_message")), _code(status.get("error_code")))
+    if isinstance(body.get("error_code"), int | str):  # Cloudflare, in front of both upstreams
+        return Refusal(_words(body.get("error_message") or body.get("title")), _code(body["error_code"]))
     error = body.get("error")
     if isinstance(error, str):
         return Refusal(_words(error), _code(body.get("code")))
@@ -115,7 +120,7 @@ def _raise_refusal(exchange: Exchange, refusal: Refusal) -> None:
     endpoint = exchange.request.endpoint
     code = f" (code {refusal.code})" if refusal.code is not None else ""
     said = f"the upstream refused: {refusal.message}{code}"
-    if refusal.code == HTTPStatus.TOO_MANY_REQUESTS or _SLOW_DOWN.search(refusal.message):
+    if refusal.code in {HTTPStatus.TOO_MANY_REQUESTS, _CLOUDFLARE_RATE_LIMIT} or _SLOW_DOWN.search(refusal.message):
         raise RateLimited(endpoint, said, retry_after_s(exchange))
     if refusal.code is not None and 500 <= refusal.code < 600:
         raise UpstreamUnavailable(endpoint, said)

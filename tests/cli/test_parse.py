@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import subprocess
@@ -79,7 +80,9 @@ def test_rows_are_json_lines_of_table_key_and_values(run, name):
     assert (status, err) == (0, "")
     rows = [json.loads(line) for line in out.splitlines()]
     assert rows
-    assert all(list(row) == ["table", "key", "values"] for row in rows)
+    assert all(list(row) == ["table", "key", "values", "source", "payload_hash"] for row in rows)
+    sha256 = hashlib.sha256(json.dumps(BODIES[name]).encode()).hexdigest()
+    assert {(row["source"], row["payload_hash"]) for row in rows} == {(name, sha256)}
 
 
 def test_file_gives_the_same_as_standard_input_on_every_run(run, tmp_path):
@@ -153,6 +156,7 @@ def test_malformed_or_error_body_is_one_line_and_no_rows(run, name, body, more):
         (("coingecko.markets", "-", "--param", "vs_currency"), "NAME=VALUE"),
         (("coingecko.markets", "-", "--param", "page=1", "--param", "page=2"), "twice"),
         (("coingecko.ohlc", "-", "--param", "days=1"), "--param id="),
+        (("coingecko.markets", "-", "--context", "slto=1"), "slot, interval_s, products"),
     ],
 )
 def test_wrong_question_is_one_line_that_says_how_to_ask(run, arguments, says):
@@ -245,8 +249,12 @@ def test_manifest_without_a_date_takes_the_time_given_or_says_it_took_now(run, m
 
 
 def test_manifest_that_is_none_names_the_line(run, tmp_path):
-    for text in ("not json\n", '{"url": "x"}\n', "[]\n", '{"file": "f", "url": "u", "status": "x"}\n'):
-        (tmp_path / "m.jsonl").write_text(text)
+    bad_url = '{"file": "f", "url": "http://[api.coingecko.com/api/v3/global"}\n'
+    bad_file = '{"file": "a\\u0000b", "url": "https://api.coingecko.com/api/v3/global"}\n'
+    no_date = '{"file": "f", "url": "u", "headers": null}\n'
+    bodies = ("not json\n", '{"url": "x"}\n', "[]\n", '{"file": "f", "url": "u", "status": "x"}\n')
+    for text in (*bodies, bad_url, bad_file, no_date, b"\xff\xfe{}"):
+        (tmp_path / "m.jsonl").write_bytes(text if isinstance(text, bytes) else text.encode())
         status, out, err = run("parse", "--manifest", "m.jsonl")
         assert (status, out) == (1, "")
         assert "line 1" in err

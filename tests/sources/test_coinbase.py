@@ -107,6 +107,12 @@ def test_candles_of_another_interval_are_refused_as_a_whole():
         candles.parse(answer("coinbase.candles", body))
 
 
+@pytest.mark.parametrize("moment", [NOON - HOUR_MS, "2026-05-18T11:00:00Z", None])
+def test_candles_in_another_unit_of_time_are_refused_as_a_whole(moment):
+    with pytest.raises(MalformedPayload, match="epoch seconds"):
+        candles.parse(answer("coinbase.candles", [[moment, 1, 2, 1.5, 1.5, 1]]))
+
+
 def test_hours_without_trades_are_just_absent():
     parsed = candles.parse(answer("coinbase.candles", [bar(NOON - HOUR_MS), bar(NOON - 30 * HOUR_MS)]))
     assert len(parsed.rows) == 2
@@ -226,6 +232,13 @@ def test_rates_of_a_dollar_are_prices_by_reciprocal_without_the_money_of_states(
     row = parsed.rows[0]
     assert (row.key["slot"], row.key["source"]) == (NOON, "coinbase.exchange_rates")
     assert row.values["event_time"] == row.values["known_at"] == row.event_version == FETCHED_AT
+
+
+@pytest.mark.parametrize(("rate", "price"), [("0.00002", 50_000.0), ("0.0000128748", 77_671.10945412744), (3, 1 / 3)])
+def test_reciprocal_is_of_the_stated_decimal_without_float_drift(rate, price):
+    body = {"data": {"currency": "USD", "rates": {"BTC": rate}}}
+    (row,) = rates.parse(answer("coinbase.exchange_rates", body)).rows
+    assert row.values["current_price"] == price
 
 
 def test_only_products_asked_for_are_read_and_absent_ones_are_missing():

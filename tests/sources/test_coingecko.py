@@ -126,6 +126,11 @@ def test_open_24h_is_null_where_an_input_is():
     assert kinds(parsed) == [("inconsistent", "bitcoin", "price_change_24h")]
 
 
+def test_open_24h_is_the_difference_of_the_stated_decimals_without_float_drift():
+    (row,) = markets.parse(answer("coingecko.markets", [coin(current_price=0.3, price_change_24h="0.1")])).rows
+    assert row.values["open_24h"] == 0.2
+
+
 def test_high_below_low_makes_both_unknown():
     parsed = markets.parse(answer("coingecko.markets", [coin(high_24h=1, low_24h=2)]))
     assert (parsed.rows[0].values["high_24h"], parsed.rows[0].values["low_24h"]) == (None, None)
@@ -188,6 +193,13 @@ def test_simple_price_reads_percent_and_seconds_and_missing():
 def test_simple_price_without_a_time_is_of_the_fetch():
     (row,) = simple_price.parse(answer("coingecko.simple_price", {"bitcoin": {"usd": 1}})).rows
     assert (row.values["event_time"], row.event_version) == (FETCHED_AT, FETCHED_AT)
+
+
+def test_simple_price_whose_time_is_null_has_no_row_and_an_issue_says_so():
+    body = {"bitcoin": {"usd": 1, "last_updated_at": None}, "algorand": {"usd": None, "last_updated_at": None}}
+    parsed = simple_price.parse(answer("coingecko.simple_price", body))
+    assert parsed.rows == ()
+    assert kinds(parsed) == [("inconsistent", "bitcoin", "last_updated_at")]
 
 
 def test_simple_price_of_nothing_known_is_all_missing():
@@ -272,6 +284,21 @@ def test_bad_points_cost_only_themselves():
     parsed = market_chart.parse(answer("coingecko.market_chart", chart(*points)))
     assert [row.values["current_price"] for row in parsed.rows] == [1.0]
     assert [kind for kind, _, _ in kinds(parsed)] == ["out_of_range", "wrong_type", "wrong_type", "out_of_range"]
+
+
+def test_point_ahead_of_the_fetch_does_not_decide_the_slots_length():
+    points = [[NOON - 5 * MINUTE_MS, 1.0], [NOON + 2 * HOUR_MS, 2.0]]
+    request = Request("coingecko.market_chart", "/coins/bitcoin/market_chart", {"days": "1"})
+    (row,) = market_chart.parse(answer("coingecko.market_chart", chart(*points), request=request)).rows
+    assert (row.key["slot"], row.values["interval_s"]) == (NOON - 5 * MINUTE_MS, 300)
+
+
+@pytest.mark.parametrize("moment", [NOON // 1_000, "2026-05-18T12:00:00Z", None])
+def test_chart_or_candles_in_another_unit_of_time_are_refused_as_a_whole(moment):
+    with pytest.raises(MalformedPayload, match="epoch milliseconds"):
+        market_chart.parse(answer("coingecko.market_chart", chart([moment, 1.0], [moment, 2.0])))
+    with pytest.raises(MalformedPayload, match="epoch milliseconds"):
+        ohlc.parse(answer("coingecko.ohlc", [[moment, 1.0, 1.0, 1.0, 1.0]]))
 
 
 def test_price_stated_twice_differently_for_one_moment_is_left_out():

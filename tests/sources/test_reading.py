@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import json
 
 import pytest
@@ -162,6 +163,7 @@ def test_body_with_a_byte_order_mark_is_read():
         (b'{"a": "b', "cut off"),
         (b'{"a": 1,, "b": 2}', "broken at character 8"),
         (b"\xff\xff", "UTF-8"),
+        (gzip.compress(b"[]")[:-3], "gzip"),
         (b"[" * 50_000, "cannot be read"),
     ],
 )

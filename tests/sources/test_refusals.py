@@ -39,9 +39,18 @@ def test_envelope_code_decides_inside_http_200():
             read_answer(answer("coingecko.markets", body))
 
 
+def test_cloudflare_in_front_of_an_upstream_is_understood():
+    body = {"title": "Error 1015: You are being rate limited", "status": 429, "error_code": 1015}
+    with pytest.raises(RateLimited, match="being rate limited"):
+        read_answer(answer("coingecko.markets", body))
+    with pytest.raises(UpstreamRejected, match="Access denied"):
+        read_answer(answer("coingecko.markets", {"title": "Access denied", "error_code": "1020"}))
+
+
 @pytest.mark.parametrize(
     "body",
     [
+        {"error_code": {"usd": 0.02}},
         {"status": {"usd": 0.02}},  # the coin called status
         {"error": {"usd": 1.0}, "message": {"usd": 2.0}},
         {"data": {"error": "inside"}},
