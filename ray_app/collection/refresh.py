@@ -1,54 +1,96 @@
 """Keeping the registry true, as a function of archived answers alone.
 
 The daily refresh asks CoinGecko's ``/coins/list`` and then Coinbase's ``/products``. The registry is reconciled in the
-transaction that ingests the second, against the newest coins list ingested before it: so a rebuild from the archive
-goes through the same registries as the node did.
+transaction that ingests the second, against the newest coins list ingested before it and with the ranks of the price
+answers that the request's own (archived) note names: so a rebuild from the archive goes through the same registries as
+the node did, whatever else was being written at the time.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
+import orjson
 from sqlalchemy import Connection
 
+from ray_app.clock import HOUR_MS
 from ray_app.collection.archive import Archive
 from ray_app.collection.store import Item
-from ray_app.reconcile import reconcile
+from ray_app.reconcile import reconcile, with_ranks
 from ray_app.sources import endpoint
-from ray_app.sources.base import Row
+from ray_app.sources.base import Request, Row
 from ray_app.storage import records, registry
 
 log = logging.getLogger(__name__)
 
-COINS_LIST, PRODUCTS = "coingecko.coins_list", "coinbase.products"
+COINS_LIST, PRODUCTS, MARKETS = "coingecko.coins_list", "coinbase.products", "coingecko.markets"
+#: the note on a /products request: fetch ids of the price answers whose ranks the registry takes over
+_RANKS = "ranks_of"
+#: every asset is asked for once an hour at least; an answer may be missed
+_RANKS_WITHIN_MS = 3 * HOUR_MS
+
+
+def rank_answers(conn: Connection, now: int) -> list[int]:
+    """Fetch ids, ascending, of the newest price answers that together were asked for every asset polled lately."""
+    named: set[str] = set()
+    chosen: list[int] = []
+    for fetch_id, request in records.good_fetches(conn, MARKETS, since=now - _RANKS_WITHIN_MS):
+        ids = set(orjson.loads(request)["params"]["ids"].split(","))
+        if not ids <= named:
+            named |= ids
+            chosen.append(fetch_id)
+    return sorted(chosen)
+
+
+def with_rank_answers(request: Request, fetch_ids: Sequence[int]) -> Request:
+    """The ``/products`` request with the note by which :func:`refresh_registry` finds the ranks."""
+    if not fetch_ids:
+        return request
+    return replace(request, context={**request.context, _RANKS: ",".join(map(str, fetch_ids))})
 
 
 def refresh_registry(conn: Connection, archive: Archive, items: Sequence[Item]) -> bool:
     """Reconcile the registry with each ``/products`` answer among the items; whether it was saved anew.
 
+    Products that have not changed (304) are the last ones received: the coins list or the ranks may have changed.
     Without a coins list so far there is nothing to compare with, and nothing happens.
     """
     refreshed = False
     for item in items:
-        if item.exchange.request.endpoint != PRODUCTS or item.found.parsed is None:
+        if item.exchange.request.endpoint != PRODUCTS or item.found.error is not None:
             continue
-        coins = _coins_before(conn, archive, item.at.fetch_id)
-        if coins is None:
-            log.warning("registry not refreshed: no coins list has been ingested before the products")
+        coins = _rows_before(conn, archive, COINS_LIST, item.at.fetch_id)
+        parsed = item.found.parsed
+        products = parsed.rows if parsed is not None else _rows_before(conn, archive, PRODUCTS, item.at.fetch_id)
+        if coins is None or products is None:
+            log.warning("registry not refreshed: no %s before the products", "coins list" if coins is None else "body")
             continue
         before = registry.load(conn)
-        after, changes = reconcile(before, coins, item.found.parsed.rows, item.exchange.fetched_at)
+        after, changes = reconcile(before, coins, products, item.exchange.fetched_at)
         for change in changes:
             log.info("registry: %s", change)
+        after = with_ranks(after, _ranks(conn, archive, item.exchange.request))
         if after != before:
             registry.save(conn, after, item.exchange.fetched_at)
             refreshed = True
     return refreshed
 
 
-def _coins_before(conn: Connection, archive: Archive, fetch_id: int) -> tuple[Row, ...] | None:
-    place = records.last_good_fetch(conn, COINS_LIST, before=fetch_id)
-    if place is None:
-        return None
-    return endpoint(COINS_LIST).parse(archive.read(*place)).rows
+def _rows_before(conn: Connection, archive: Archive, source: str, fetch_id: int) -> tuple[Row, ...] | None:
+    """What the endpoint's newest usable answer before a fetch said; None: there is none."""
+    place = records.last_good_fetch(conn, source, before=fetch_id)
+    return None if place is None else endpoint(source).parse(archive.read(*place)).rows
+
+
+def _ranks(conn: Connection, archive: Archive, request: Request) -> dict[str, int | None]:
+    """Market-cap rank by coin id as the answers named in the request's note say it; the newest statement counts."""
+    named = [int(fetch_id) for fetch_id in request.context.get(_RANKS, "").split(",") if fetch_id]
+    said: dict[str, int | None] = {}
+    for segment, position in records.fetch_places(conn, named):
+        for row in endpoint(MARKETS).parse(archive.read(segment, position)).rows:
+            rank = row.values["market_cap_rank"]
+            if isinstance(rank, int):
+                said[str(row.key["coin_id"])] = rank
+    return said

@@ -1,17 +1,16 @@
 """The upstream accounts: where they are, how to authenticate, what they allow. Built from the settings.
 
-How a month of keyless CoinGecko (10,000 credits, about 30 days) is spent:
+How a month of keyless CoinGecko (10,000 credits) is spent, in 31 days:
 
 ===========================================================  =======
-top 250 by rank, one ``/coins/markets`` call per 5 minutes     8,640
-the rest of the registry, one call an hour                       720
-``/coins/list`` daily, ``/global`` every 2 hours                 390
-left for repairs and retries                                     250
+top 250 by rank, one ``/coins/markets`` call per 5 minutes     8,928
+the rest of the registry, one call an hour                       744
+``/coins/list`` daily, ``/global`` every 3 hours                 279
+left for repairs and retries                                      49
 ===========================================================  =======
 
-A month of 31 days needs 325 a day × 31 = 10,075: its last five hours would be repaired from venue candles, with nothing
-left for other repairs. ``/global`` every 3 hours (or PRICE_COLLECTION_INTERVAL=360) makes it 9,951; a registry of
-more than 500 assets (two calls an hour) fits only with a larger plan. :func:`needed` is this arithmetic.
+A registry of more than 500 active assets (two calls an hour) fits only with a larger plan. :func:`needed` is this
+arithmetic.
 """
 
 from __future__ import annotations
@@ -34,6 +33,9 @@ class Upstream:
     headers: Mapping[str, str] = field(repr=False)
     limits: Limits
 
+
+#: node hours between two looks at the whole market: every two hours would take 76 credits too many in 31 days
+GLOBAL_EVERY_H = 3
 
 PUBLIC_COINGECKO = "https://api.coingecko.com/api/v3"
 PAID_COINGECKO = "https://pro-api.coingecko.com/api/v3"
@@ -120,7 +122,7 @@ def limits_of(upstreams: Mapping[str, Upstream]) -> dict[str, Limits]:
     return {account: upstream.limits for account, upstream in upstreams.items()}
 
 
-def needed(assets: int, settings: Settings, *, days: int = 31, global_every_h: int = 2) -> int:
+def needed(assets: int, settings: Settings, *, days: int = 31, global_every_h: int = GLOBAL_EVERY_H) -> int:
     """Credits of CoinGecko that live polling of ``assets`` takes in a month, repairs and retries not counted."""
     fast = min(assets, settings.price_fast_ranks)
     per_day = -(-fast // 250) * (86_400 / settings.price_interval_s)

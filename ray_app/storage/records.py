@@ -55,6 +55,26 @@ def last_good_fetch(conn: Connection, source: str, *, before: int) -> tuple[str,
     return None if row is None else (row[0], row[1])
 
 
+def good_fetches(conn: Connection, source: str, *, since: int) -> list[tuple[int, str]]:
+    """(fetch id, request as JSON) of the endpoint's usable answers fetched at ``since`` ms or later, newest first."""
+    columns = fetches.c
+    found = conn.execute(
+        select(columns.fetch_id, columns.request)
+        .where(columns.source == source, columns.outcome == "ok", columns.fetched_at >= since)
+        .order_by(columns.fetched_at.desc(), columns.fetch_id.desc())
+    )
+    return [(fetch_id, request) for fetch_id, request in found]
+
+
+def fetch_places(conn: Connection, fetch_ids: Sequence[int]) -> list[tuple[str, int]]:
+    """(segment, position) of those fetches that are indexed, in the order of their ids; for a handful of them."""
+    columns = fetches.c
+    found = conn.execute(
+        select(columns.segment, columns.position).where(columns.fetch_id.in_(fetch_ids)).order_by(columns.fetch_id)
+    )
+    return [(segment, position) for segment, position in found]
+
+
 def last_good_fetched_at(conn: Connection, source: str) -> int | None:
     """When the endpoint last gave a usable or unchanged answer (ms); None: never."""
     columns = fetches.c

@@ -281,7 +281,7 @@ async def test_a_product_the_venue_refuses_waits_for_the_next_slot(bench):
 # --- registry -------------------------------------------------------------------------------------------------
 
 
-async def test_registry_asks_each_list_once_a_day_and_the_market_every_two_hours(bench):
+async def test_registry_asks_each_list_once_a_day_and_the_market_every_three_hours(bench):
     async with bench("asset-registry", at=START + 10 * MINUTE) as b:
         first = await b.acting.poll()
         assert (first.requests, first.owed) == (3, 0)
@@ -294,6 +294,20 @@ async def test_registry_asks_each_list_once_a_day_and_the_market_every_two_hours
         assert (result.requests, result.owed) == (3, 0)
         outcomes = {(r["source"], r["outcome"]) for r in b.rows(tables.fetches)}
         assert ("coingecko.coins_list", "ok") in outcomes
+
+
+async def test_the_daily_refresh_takes_over_the_ranks_that_prices_came_with(bench):
+    async with bench("asset-registry") as b:
+        prices = collector("crypto-prices")(b.runtime)
+        await prices.prepare()
+        await prices.poll()
+        said = {r["asset_id"]: r["market_cap_rank"] for r in b.prices().values() if r["market_cap_rank"] is not None}
+        assert said != {a.asset_id: a.market_cap_rank for a in b.world.registry}, "or this test shows nothing"
+        await b.acting.poll()
+        assert {a.asset_id: a.market_cap_rank for a in b.runtime.registry} == said
+        (request,) = [r["request"] for r in b.rows(tables.fetches) if r["source"] == "coinbase.products"]
+        assert "ranks_of" in request
+        assert all("ranks_of" not in entry["params"] for entry in b.world.requests("products"))
 
 
 async def test_registry_waits_with_the_products_when_the_coins_did_not_come(bench):

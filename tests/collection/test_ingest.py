@@ -15,7 +15,9 @@ from sqlalchemy.exc import OperationalError
 
 from ray_app.clock import ManualClock
 from ray_app.collection import ingest as ingest_module
+from ray_app.collection import reprocess
 from ray_app.collection.control import holding
+from ray_app.collection.refresh import rank_answers, with_rank_answers
 from ray_app.collection.runtime import Runtime
 from ray_app.errors import LeaseLost, RateLimited, StorageError
 from ray_app.settings import Settings
@@ -25,7 +27,7 @@ from ray_app.sources.coingecko import CoinsList, Markets
 from ray_app.storage import outbox, registry, tables
 from ray_app.storage.engine import Database
 from ray_app.storage.migrate import upgrade
-from tests.collection.world import MINUTE, START, small_registry
+from tests.collection.world import DAY, MINUTE, START, small_registry
 
 NOW = START + 20_000
 ROOT = Path(__file__).parents[2]
@@ -313,6 +315,62 @@ async def test_products_reconcile_the_registry_against_the_list_before(runtime):
     with runtime.db.read() as conn:
         assert registry.load(conn) == runtime.registry
         assert conn.scalar(select(func.max(tables.crypto_assets.c.updated_at))) == NOW + 1_000
+
+
+async def test_products_that_have_not_changed_still_reconcile_a_list_that_has(runtime):
+    def listed(**renamed):
+        coins = [{"id": a.coin_id, "symbol": a.symbol, "name": a.name} for a in runtime.registry]
+        return orjson.dumps([coin | {"name": renamed.get(coin["id"], coin["name"])} for coin in coins])
+
+    products = [
+        {"id": a.coinbase_product, "base_currency": a.symbol, "quote_currency": "USD", "status": "online"}
+        for a in runtime.registry
+        if a.coinbase_product is not None
+    ]
+    answers = [
+        Exchange(CoinsList().request(), 200, {}, listed(), NOW),
+        Exchange(Products().request(), 200, {}, orjson.dumps(products), NOW + 1_000),
+        Exchange(CoinsList().request(), 200, {}, listed(bitcoin="Bitcoin, renamed"), NOW + DAY),
+        Exchange(Products().request(), 304, {}, b"", NOW + DAY + 1_000),
+    ]
+    async with holding(runtime, "asset-registry", "me"):
+        for answer in answers:
+            assert (await runtime.ingestor.ingest(answer)).ok
+    assert runtime.registry.by_id(1).name == "Bitcoin, renamed"
+
+
+async def test_ranks_follow_the_price_answers_that_the_request_for_products_names(runtime):
+    """In the archive stands which answers they were, so a rebuild takes the same ones over."""
+    products = orjson.dumps(
+        [
+            {"id": a.coinbase_product, "base_currency": a.symbol, "quote_currency": "USD", "status": "online"}
+            for a in runtime.registry
+            if a.coinbase_product is not None
+        ]
+    )
+    coins = orjson.dumps([{"id": a.coin_id, "symbol": a.symbol, "name": a.name} for a in runtime.registry])
+    polls = [
+        markets(coin("chainlink", 9.0, market_cap_rank=2), fetched_at=NOW),
+        markets(coin("bitcoin", 1.0, market_cap_rank=7), coin("ethereum", 2.0, market_cap_rank=8), fetched_at=NOW + 1),
+        markets(coin("bitcoin", 1.0, market_cap_rank=3), coin("ethereum", 2.0), fetched_at=NOW + 2),
+    ]
+    async with holding(runtime, "asset-registry", "me"):
+        receipts = [await runtime.ingestor.ingest(poll) for poll in polls]
+        with runtime.db.read() as conn:
+            chosen = rank_answers(conn, NOW + 5)
+        assert chosen == [receipts[0].fetch_id, receipts[2].fetch_id], "the newest of each coin"
+        await runtime.ingestor.ingest(Exchange(CoinsList().request(), 200, {}, coins, NOW + 3))
+        request = with_rank_answers(Products().request(), chosen)
+        await runtime.ingestor.ingest(markets(coin("bitcoin", 1.0, market_cap_rank=99), fetched_at=NOW + 4))
+        await runtime.ingestor.ingest(Exchange(request, 200, {}, products, NOW + 5))
+    ranks = {asset.symbol: asset.market_cap_rank for asset in runtime.registry}
+    assert (ranks["LINK"], ranks["BTC"]) == (2, 3)
+    assert ranks["ETH"] == small_registry().by_id(2).market_cap_rank, "an answer without a rank changes none"
+    copy = Database(f"sqlite:///{runtime.settings.data_dir / 'copy.db'}")
+    upgrade(copy)
+    reprocess.reprocess(runtime.archive, copy, first_registry=small_registry(), first_registry_at=START)
+    assert reprocess.differences(runtime.db, copy) == []
+    copy.dispose()
 
 
 KILLED = """

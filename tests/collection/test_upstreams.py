@@ -1,7 +1,15 @@
 from __future__ import annotations
 
+from collections import Counter
+from datetime import datetime
+
 import pytest
 
+from ray_app.assets import AssetRegistry
+from ray_app.clock import DAY_MS, to_ms
+from ray_app.collection.budget_rules import next_month
+from ray_app.collection.collectors.registry import SCHEDULES
+from ray_app.collection.datasets import price_tiers
 from ray_app.collection.upstreams import (
     COINBASE_EXCHANGE,
     COINGECKO_PLANS,
@@ -12,6 +20,7 @@ from ray_app.collection.upstreams import (
 )
 from ray_app.errors import ConfigError
 from ray_app.settings import Settings
+from ray_app.sources.coingecko_base import MAX_IDS
 
 KEY = "CG-secret-0123456789"
 
@@ -73,11 +82,29 @@ def test_a_key_that_no_header_can_carry_is_named_but_not_quoted(key):
     assert key not in str(caught.value)
 
 
-def test_a_month_of_live_polling_fits_the_keyless_plan():
-    assert needed(340, settings(), days=30) == 9_750
-    assert needed(340, settings(), days=31, global_every_h=3) == 9_951
-    assert needed(340, settings(), days=31) == 10_075, "as the module says: five hours too much"
-    assert needed(600, settings(), days=30) > 10_000
+@pytest.mark.parametrize("month", ["2027-02", "2028-02", "2026-11", "2026-12"])
+def test_a_month_of_live_polling_of_the_whole_registry_fits_the_keyless_plan(month):
+    """Counted slot by slot from the schedules the collectors follow, not from the formula."""
+    begins = to_ms(datetime.fromisoformat(f"{month}-01T00:00:00+00:00"))
+    ends = next_month(begins)
+    assets = AssetRegistry.seed().active(begins)
+    calls = Counter()
+    for tier in price_tiers(assets, settings(), begins):
+        slots = len(range(begins, ends, tier.schedule.interval_ms))
+        calls["prices"] += slots * -(-len(tier.assets) // MAX_IDS)
+    for source, schedule in SCHEDULES:
+        if source.startswith("coingecko."):
+            calls[source] += len(range(begins, ends, schedule.interval_ms))
+    days = (ends - begins) // DAY_MS
+    assert days in {28, 29, 30, 31}
+    assert sum(calls.values()) == needed(len(assets), settings(), days=days)
+    assert sum(calls.values()) < COINGECKO_PLANS["keyless"].monthly
+    assert calls["coingecko.global"] == 8 * days
+
+
+def test_a_registry_of_over_500_assets_needs_a_larger_plan():
+    assert needed(500, settings()) < 10_000
+    assert needed(501, settings(), days=30) > 10_000
 
 
 URLS = ("coingecko_base_url", "coinbase_exchange_base_url", "coinbase_api_base_url")

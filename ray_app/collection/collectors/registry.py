@@ -1,4 +1,4 @@
-"""``asset-registry``: what exists (daily) and how the whole market stands (every two hours).
+"""``asset-registry``: what exists (daily) and how the whole market stands (every three hours).
 
 The registry itself changes in the transaction that ingests the answers (collection/refresh.py).
 """
@@ -11,8 +11,9 @@ from ray_app.clock import DAY_MS, HOUR_MS
 from ray_app.collection.collectors.base import Collector, PollResult
 from ray_app.collection.collectors.credits import spare_credits
 from ray_app.collection.datasets import Tier
-from ray_app.collection.refresh import COINS_LIST, PRODUCTS
+from ray_app.collection.refresh import COINS_LIST, PRODUCTS, rank_answers, with_rank_answers
 from ray_app.collection.schedule import Schedule
+from ray_app.collection.upstreams import GLOBAL_EVERY_H
 from ray_app.errors import UpstreamError
 from ray_app.sources.base import Request
 from ray_app.sources.coinbase import Products
@@ -22,9 +23,9 @@ from ray_app.storage import records
 GLOBAL = Global.name
 #: when each endpoint is due; they have no slots to fill, so they are not in the gap ledger
 _DAILY = Schedule("registry", DAY_MS // 1_000, grace_s=2_400, jitter_s=600, anchor="start")
-_MARKET = Schedule("market", 2 * HOUR_MS // 1_000, grace_s=30, jitter_s=60, anchor="start")
+_MARKET = Schedule("market", GLOBAL_EVERY_H * HOUR_MS // 1_000, grace_s=30, jitter_s=60, anchor="start")
 #: in this order: the registry is reconciled when the products arrive, against the coins list before them
-_SCHEDULES = ((COINS_LIST, _DAILY), (PRODUCTS, _DAILY), (GLOBAL, _MARKET))
+SCHEDULES = ((COINS_LIST, _DAILY), (PRODUCTS, _DAILY), (GLOBAL, _MARKET))
 
 
 class RegistryCollector(Collector):
@@ -38,13 +39,13 @@ class RegistryCollector(Collector):
 
     def next_due(self, now: int) -> int:
         """The next moment at which one of the endpoints is due."""
-        return min(schedule.next_due(now) for _, schedule in _SCHEDULES)
+        return min(schedule.next_due(now) for _, schedule in SCHEDULES)
 
     async def poll(self) -> PollResult:
         """Ask each endpoint whose newest due moment has no answer yet (at the very first start: all)."""
         result = PollResult()
         fresh_coins = True
-        for source, schedule in _SCHEDULES:
+        for source, schedule in SCHEDULES:
             now = self.runtime.clock.now_ms()
             since = schedule.due_at(schedule.newest_due(now))
             last = await self.runtime.read(lambda conn, source=source: records.last_good_fetched_at(conn, source))  # type: ignore[misc]
@@ -55,9 +56,18 @@ class RegistryCollector(Collector):
                 continue
             if source == PRODUCTS and not fresh_coins:
                 continue  # the registry would be compared with yesterday's list; both come with the retry
-            ok = await self._ask(_request(source), result)
+            ok = await self._ask(await self._request(source), result)
             fresh_coins = fresh_coins and (ok or source != COINS_LIST)
         return result
+
+    async def _request(self, source: str) -> Request:
+        if source == GLOBAL:
+            return Global().request()
+        if source == COINS_LIST:
+            return CoinsList().request()
+        now = self.runtime.clock.now_ms()
+        answers = await self.runtime.read(lambda conn: rank_answers(conn, now))
+        return with_rank_answers(Products().request(), answers)
 
     async def _ask(self, request: Request, result: PollResult) -> bool:
         result.requests += 1
@@ -71,7 +81,3 @@ class RegistryCollector(Collector):
             return False
         result.slots += 1
         return True
-
-
-def _request(source: str) -> Request:
-    return {COINS_LIST: CoinsList().request, PRODUCTS: Products().request, GLOBAL: Global().request}[source]()
