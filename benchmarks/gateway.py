@@ -172,7 +172,7 @@ def ray_head(
     if not haproxy:
         full["RAY_SERVE_ENABLE_HA_PROXY"] = "0"
     with ExitStack() as stack:
-        stack.callback(shutil.rmtree, head.temp_dir, ignore_errors=True)
+        stack.callback(shutil.rmtree, head.private_dir, ignore_errors=True)
         stack.enter_context(started(head.command(), full, directory / "ray.log"))
         dashboard = Dashboard(head.dashboard_url, token)
         try:

@@ -44,7 +44,10 @@ class Dashboard:
 
     def deploy(self, config: dict[str, Any]) -> None:
         """Declare the applications; Serve builds them in the background. NodeError shows what Serve refuses."""
-        answer = self._http.put("/api/serve/applications/", json=config, timeout=60)
+        try:
+            answer = self._http.put("/api/serve/applications/", json=config, timeout=60)
+        except httpx.HTTPError as error:
+            raise NodeError(f"Ray's dashboard did not take serve_config.yaml ({type(error).__name__})") from error
         if answer.status_code != 200:
             raise NodeError(
                 f"Ray Serve refuses serve_config.yaml ({answer.status_code}): {answer.text.strip()[-2000:]}"

@@ -11,6 +11,7 @@ RAY_SERVE_HAPROXY_BINARY_PATH may, so :func:`install` writes a small script that
   and a request id that is not a sane one. For the gateway it sets the second switch itself: its answers are short, and
   watching each connection for a disconnect costs a replica two tasks a request (benchmarks/gateway.py: a quarter more
   requests a second at 16 connections);
+* makes the API listen where ``crypto-data up --host`` says while the replicas behind it stay on loopback;
 * moves the statistics page and the metrics listener, neither of which asks for a password, to 127.0.0.1;
 * gives the admin socket, a command line to HAProxy, mode 600 instead of 666.
 
@@ -31,6 +32,9 @@ from pathlib import Path
 #: the backend whose replicas answer short requests; Serve names a backend ``<protocol>-<application>``
 LIMITED_BACKEND = re.compile(r"(?:http-)?gateway(?:-via-ingress-request-router)?")
 MAXCONN = 32
+#: environment variable: where the API listens, if not where ``http_options.host`` says. That one is the replicas' too,
+#: and a replica that can be reached past HAProxy takes every switch of Serve's that is removed here
+LISTEN_HOST = "CRYPTO_DATA_LISTEN_HOST"
 
 #: what every client's request loses; the replica would obey or echo it
 CLIENTS_LOSE = (
@@ -42,11 +46,15 @@ GATEWAY_GETS = "    http-request set-header x-request-disconnect-disabled ?1\n"
 
 _SECTION = re.compile(r"^(global|defaults|frontend|backend|listen)\b\s*(\S*)")
 _BIND_ANYWHERE = re.compile(r"^(\s*bind\s+)(?:\*|0\.0\.0\.0|::|\[::\])?:(\d+)")
+_BIND = re.compile(r"^(\s*bind\s+)\S*:(\d+)")
 _SOCKET_MODE = re.compile(r"^(\s*stats\s+socket\s+\S+.*?\bmode\s+)\d+")
 
 
-def rewrite(config_text: str) -> str:
-    """``config_text`` with the corrections; applying it again changes nothing."""
+def rewrite(config_text: str, listen_host: str | None = None) -> str:
+    """``config_text`` with the corrections; applying it again changes nothing.
+
+    ``listen_host``: where the API listens; None: where Serve says.
+    """
     lines = []
     kind = name = ""
     done = CLIENTS_LOSE in config_text
@@ -58,6 +66,8 @@ def rewrite(config_text: str) -> str:
             corrected = _SOCKET_MODE.sub(r"\g<1>600", line)
         elif (kind, name) in {("frontend", "prometheus"), ("listen", "stats")}:
             corrected = _BIND_ANYWHERE.sub(r"\g<1>127.0.0.1:\g<2>", line)
+        elif (kind, name) == ("frontend", "http_frontend") and listen_host is not None:
+            corrected = _BIND.sub(rf"\g<1>{_bracketed(listen_host)}:\g<2>", line)
         elif kind == "backend" and LIMITED_BACKEND.fullmatch(name):
             words = line.split()
             if words[:1] == ["server"] and "maxconn" not in words and "backup" not in words:
@@ -70,6 +80,10 @@ def rewrite(config_text: str) -> str:
         elif section and kind == "backend" and LIMITED_BACKEND.fullmatch(name):
             lines.append(GATEWAY_GETS)
     return "".join(lines)
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def install(script: Path) -> Path:
@@ -88,7 +102,7 @@ def become_haproxy(binary: str, arguments: list[str]) -> None:
     if "-f" in arguments:
         config = Path(arguments[arguments.index("-f") + 1])
         corrected = config.with_name(f"{config.name}.{os.getpid()}")
-        corrected.write_text(rewrite(config.read_text()))
+        corrected.write_text(rewrite(config.read_text(), os.environ.get(LISTEN_HOST)))
         corrected.replace(config)
     os.execv(binary, [binary, *arguments])  # noqa: S606 - no shell wanted
 

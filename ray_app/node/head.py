@@ -24,10 +24,10 @@ from ray_app.node.ports import LOOPBACK, REPLICA_PORTS, Ports
 OBJECT_STORE_BYTES = 100 * 1024 * 1024
 #: logical CPUs offered to Ray. Actors and replicas of this node ask for 0 or 0.01; jobs are drivers and hold none.
 LOGICAL_CPUS = 2
-#: Ray's session directories (its logs) that survive a start
-KEPT_SESSIONS = 2
+#: Ray sessions whose logs are kept in DATA_DIR/run/logs after they ended
+KEPT_SESSIONS = 3
 #: bytes the directory's path may have: HAProxy takes socket paths of 97, and /h/ + a node id of 56 + /m.sock follow
-LONGEST_TEMP_DIR = 97 - 3 - 56 - 7
+LONGEST_PRIVATE_DIR = 97 - 3 - 56 - 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +43,24 @@ class Head:
         return self.data_dir / "run"
 
     @property
+    def private_dir(self) -> Path:
+        """Around Ray's and HAProxy's files (mode 0700): short enough for a Unix socket, the same at every start."""
+        return private_dir_of(self.data_dir)
+
+    @property
     def temp_dir(self) -> Path:
-        """Ray's sockets and logs, HAProxy's files: short enough for a Unix socket, the same at every start."""
-        return temp_dir_of(self.data_dir)
+        """Ray's sockets and logs. Ray opens this directory to everybody; only ``private_dir`` around it is a wall."""
+        return ray_dir_of(self.data_dir)
 
     @property
     def haproxy_dir(self) -> Path:
         """HAProxy's configuration and sockets; its path is short on purpose."""
-        return self.temp_dir / "h"
+        return self.private_dir / "h"
+
+    @property
+    def kept_logs(self) -> Path:
+        """Ray's logs of sessions that have ended."""
+        return self.run_dir / "logs"
 
     @property
     def dashboard_url(self) -> str:
@@ -68,26 +78,38 @@ class Head:
         return f"{LOOPBACK}:{self.ports.gcs}"
 
     def prepare(self) -> str:
-        """Make the private directories, the token (kept over restarts) and HAProxy's wrapper; returns the token."""
-        for directory in (self.run_dir, self.temp_dir):
-            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            if directory.stat().st_uid != os.getuid():
-                raise NodeError(
-                    f"{directory} belongs to another user; remove it or set TMPDIR to a directory of your own"
-                )
-            directory.chmod(0o700)
-        self._tidy()
+        """Make the private directories, the token (kept over restarts) and HAProxy's wrapper; returns the token.
+
+        NodeError where a directory is not ours or cannot be written.
+        """
+        try:
+            return self._prepare()
+        except OSError as error:
+            raise NodeError(f"{error.filename}: {error.strerror}; a node needs to write there") from error
+
+    def _prepare(self) -> str:
+        for directory in (self.run_dir, self.private_dir):
+            _make_ours(directory)
+        self.clear()
+        _make_ours(self.private_dir)
+        self.temp_dir.mkdir(exist_ok=True)
         install(self.run_dir / "haproxy")
         # Ray's job supervisor looks here for its cluster; without it, it takes any cluster it finds on the host.
         (self.temp_dir / "ray_current_cluster").write_text(self.gcs_address)
         return ensure_token(self.token_file)
 
-    def _tidy(self) -> None:
-        """Drop what ended nodes left: HAProxy's files, and Ray's sessions but the newest."""
-        shutil.rmtree(self.haproxy_dir, ignore_errors=True)
-        sessions = sorted(path for path in self.temp_dir.glob("session_2*") if path.is_dir())
-        for session in sessions[:-KEPT_SESSIONS]:
-            shutil.rmtree(session, ignore_errors=True)
+    def clear(self) -> None:
+        """Leave nothing of an ended node in the system's temporary directory: its logs move to ``kept_logs``.
+
+        OSError where they cannot be moved (a full disk); they stay where they are then.
+        """
+        for session in sorted(self.temp_dir.glob("session_2*")):
+            if (session / "logs").is_dir():
+                self.kept_logs.mkdir(parents=True, exist_ok=True, mode=0o700)
+                shutil.move(session / "logs", self.kept_logs / session.name)
+        for old in sorted(self.kept_logs.glob("session_2*"))[:-KEPT_SESSIONS]:
+            shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(self.private_dir, ignore_errors=True)
 
     def command(self) -> list[str]:
         """``ray start`` in the foreground, every port chosen."""
@@ -189,13 +211,26 @@ _FOREIGN = frozenset(
 )
 
 
-def temp_dir_of(data_dir: Path) -> Path:
+def _make_ours(directory: Path) -> None:
+    """See to it that ``directory`` is there and closed to everybody else; NodeError if it is not ours."""
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if directory.lstat().st_uid != os.getuid():  # lstat: a link of somebody else's is somebody else's
+        raise NodeError(f"{directory} belongs to another user; remove it or set TMPDIR to a directory of your own")
+    directory.chmod(0o700)
+
+
+def private_dir_of(data_dir: Path) -> Path:
     """The directory under the system's temporary one that belongs to the node in ``data_dir``."""
     name = "crypto-" + hashlib.sha256(str(data_dir.absolute()).encode()).hexdigest()[:10]
     chosen = Path(tempfile.gettempdir()) / name
-    if len(os.fsencode(chosen)) > LONGEST_TEMP_DIR:
+    if len(os.fsencode(chosen)) > LONGEST_PRIVATE_DIR:
         chosen = Path("/tmp") / name  # noqa: S108 - mode 0700 and ours, checked in prepare()
     return chosen
+
+
+def ray_dir_of(data_dir: Path) -> Path:
+    """Ray's temporary directory of the node in ``data_dir``."""
+    return private_dir_of(data_dir) / "r"
 
 
 def ensure_token(path: Path) -> str:

@@ -10,24 +10,24 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import httpx
-import yaml
 
 from ray_app.clock import WallClock
 from ray_app.errors import NodeError
 from ray_app.node import processes, record, screen
 from ray_app.node.dashboard import Dashboard
-from ray_app.node.origin import begin_epoch, claim_market
+from ray_app.node.head import ray_dir_of
 from ray_app.node.plan import Options, Plan, settings_of
 from ray_app.node.processes import Process
 from ray_app.node.readiness import Readiness, probe_key
@@ -37,8 +37,10 @@ from ray_app.settings import ignored_names
 HEAD_START_S = 60.0
 SANDBOX_START_S = 30.0
 NOT_READY_AFTER_S = 60.0
+ASK_EVERY_S = 1.0
 SERVE_STOP_S = 7.5
 HEAD_STOP_S = 3.5
+LEFTOVERS_STOP_S = 5.0
 RECORD_EVERY_S = 3.0
 
 
@@ -75,8 +77,9 @@ class Launcher:
     def run(self) -> int:
         """Run the node until it is asked to end (0); NodeError where it cannot start or its heart stops."""
         with record.lock(self._data_dir):
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, self._on_signal)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup
+                    signal.signal(number, self._on_signal)
             try:
                 self._end_leftovers()
                 self._start(Plan.make(self._options, self._settings))
@@ -101,13 +104,8 @@ class Launcher:
             say(line)
         for name, reason in ignored_names().items():
             say(f"ignored     {name}: {reason}")
-        if plan.sandboxed:
-            assert plan.settings.epoch_file is not None  # noqa: S101 - sandbox settings have one
-            claim_market(plan.settings.state_dir, plan.options.replay)
-            begin_epoch(plan.settings.epoch_file, WallClock().now_ms(), plan.options.time_scale)
-        token = plan.head.prepare()
         say("preparing   database, assets, keys")
-        prepared = self._prepare()
+        prepared = self._prepare(plan)
         for line in screen.overview(plan, prepared.where, prepared.assets, prepared.new_keys):
             say(line)
 
@@ -121,28 +119,31 @@ class Launcher:
             database=prepared.where,
             time_scale=plan.options.time_scale,
             temp_dir=str(plan.head.temp_dir),
+            sandbox_port=plan.head.ports.sandbox if plan.sandboxed else None,
         )
+        token = plan.head.prepare()
         if plan.sandboxed:
             say("starting    sandbox")
-            self._sandbox = self._spawn(plan.sandbox_command(), "sandbox.log")
+            self._start_sandbox(plan)
         say("starting    Ray")
-        self._head = self._spawn(plan.head.command(), "ray.log")
-        self._remember()
+        with self._uninterrupted():
+            self._head = self._spawn(plan, plan.head.command(), "ray.log")
+            self._remember()
         if plan.sandboxed:
             self._await_sandbox(plan.head.ports.sandbox)
         dashboard = Dashboard(plan.head.dashboard_url, token)
         self._await_head(dashboard)
         say("starting    gateway, streams, collection")
         self._dashboard = dashboard
-        dashboard.deploy(_serve_config(plan))
+        dashboard.deploy(plan.serve_config())
         self._remember()
         self._await_ready(Readiness(plan.options.url, probe_key(plan.settings), prepared.probes, dashboard))
 
-    def _prepare(self) -> _Prepared:
-        replay = self._plan.options.replay
+    @staticmethod
+    def _prepare(plan: Plan) -> _Prepared:
         done = subprocess.run(  # noqa: S603 - our own program
-            [sys.executable, "-m", "ray_app.node.prepare", *([str(replay.absolute())] if replay else [])],
-            env=self._plan.environment,
+            plan.prepare_command(),
+            env=plan.environment,
             capture_output=True,
             text=True,
             check=False,
@@ -152,12 +153,26 @@ class Launcher:
             raise NodeError(lines[-1] if lines else f"preparing the database ended with {done.returncode}")
         return _Prepared(**json.loads(done.stdout))
 
-    def _spawn(self, command: list[str], log: str) -> subprocess.Popen[bytes]:
+    @contextmanager
+    def _uninterrupted(self) -> Iterator[None]:
+        """A signal waits for the end of the block: nothing may be started that nobody knows of."""
+        self._may_interrupt = False
+        yield
+        if self._signals:
+            raise _Interrupted
+        self._may_interrupt = True
+
+    def _start_sandbox(self, plan: Plan) -> None:
+        with self._uninterrupted():
+            self._sandbox = self._spawn(plan, plan.sandbox_command(), "sandbox.log")
+            self._remember()
+
+    def _spawn(self, plan: Plan, command: list[str], log: str) -> subprocess.Popen[bytes]:
         """Start a process in a session of its own (Ctrl-C reaches only us), its output in DATA_DIR/run/``log``."""
         with (record.run_dir(self._data_dir) / log).open("ab") as stream:
             return subprocess.Popen(  # noqa: S603 - our own programs
                 command,
-                env=self._plan.environment,
+                env=plan.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
@@ -200,7 +215,7 @@ class Launcher:
                 say(f"NOT READY after {time.monotonic() - started:.0f} s; still trying. What is missing:")
                 for line in readiness.missing():
                     say(f"  - {line}")
-            time.sleep(0.25)
+            time.sleep(ASK_EVERY_S)
         assert self._record is not None  # noqa: S101 - made in _start
         self._record = replace(self._record, ready=True)
         self._remember()
@@ -218,8 +233,7 @@ class Launcher:
         self._check_head()
         if self._sandbox is not None and self._sandbox.poll() is not None:
             say(f"the sandbox ended ({self._sandbox.returncode}); starting it again")
-            self._sandbox = self._spawn(self._plan.sandbox_command(), "sandbox.log")
-            self._remember()
+            self._start_sandbox(self._plan)
         if time.monotonic() >= self._remembered + RECORD_EVERY_S:
             self._remember()
 
@@ -245,21 +259,22 @@ class Launcher:
         self._record = replace(
             self._record, processes=roots, others=tuple(sorted(others, key=lambda process: process.pid))
         )
-        record.save(self._data_dir, self._record)
         self._remembered = time.monotonic()
+        try:
+            record.save(self._data_dir, self._record)
+        except OSError as error:  # a full disk is no reason to end, nor to leave an ending half done
+            say(f"{record.record_file(self._data_dir)} cannot be written: {error.strerror}")
 
     # --- ending ---
 
     def _end_leftovers(self) -> None:
         """End what a node whose launcher was killed left behind; NodeError names what will not end."""
         old = record.load(self._data_dir)
-        if old is None:
-            return
-        left = record.leftovers(old)
+        left = {*(record.leftovers(old) if old is not None else ()), *self._strays()}
         if left:
             say(f"cleaning up after a node that was killed: {record.describe(left)}")
             below = {Process.of(pid) for pid in processes.descendants(process.pid for process in left)}
-            processes.end({*left, *(process for process in below if process is not None)}, 5.0)
+            processes.end({*left, *(process for process in below if process is not None)}, LEFTOVERS_STOP_S)
             if still := [process for process in left if process.alive]:
                 raise NodeError(f"processes of a killed node will not end: {record.describe(still)}; end them by hand")
         record.forget(self._data_dir)
@@ -276,22 +291,38 @@ class Launcher:
             except _Interrupted:
                 say("hurrying")
         self._may_interrupt = False
-        hurry = self._signals > 1
-        if self._head is not None and self._record is not None:
-            self._remember()
-            head = Process.of(self._head.pid)
-            killed = processes.end([head] if head else [], 0.5 if hurry else HEAD_STOP_S)
-            self._head.wait()
-            self._end_sandbox()
-            killed |= processes.end(self._record.others, 0.2 if hurry else 1.0)
-            if killed:
-                say(f"had to kill {len(killed)} processes that would not end")
-            record.forget(self._data_dir)
-            shutil.rmtree(self._plan.head.haproxy_dir, ignore_errors=True)
-            say("stopped")
-        self._end_sandbox()
         if self._dashboard is not None:
             self._dashboard.close()
+        if self._record is None:
+            return  # nothing had been started
+        self._remember()
+        killed = self._end_processes(hurry=self._signals > 1)
+        if killed:
+            say(f"had to kill {len(killed)} processes that would not end")
+        record.forget(self._data_dir)
+        self._clear()
+        say("stopped")
+
+    def _end_processes(self, *, hurry: bool) -> set[Process]:
+        """End the head and what is below it, then the sandbox, then what got away; returns what had to be killed."""
+        assert self._record is not None  # noqa: S101 - asked before
+        killed = set()
+        if self._head is not None:
+            head = Process.of(self._head.pid)
+            killed |= processes.end([head] if head else [], 0.5 if hurry else HEAD_STOP_S)
+            self._head.wait()
+        self._end_sandbox()
+        return killed | processes.end({*self._record.others, *self._strays()}, 0.2 if hurry else 1.0)
+
+    def _strays(self) -> set[Process]:
+        """What was started for a node in this data directory, whoever its parent is now."""
+        return processes.started_with("RAY_TMPDIR", str(ray_dir_of(self._data_dir)))
+
+    def _clear(self) -> None:
+        try:
+            self._plan.head.clear()
+        except OSError as error:
+            say(f"logs stay in {self._plan.head.temp_dir}: {error.strerror} ({error.filename})")
 
     def _end_sandbox(self) -> None:
         if self._sandbox is not None and self._sandbox.poll() is None:
@@ -304,26 +335,17 @@ class Launcher:
 
 
 def say(line: str) -> None:
-    """One line to whoever watches, at once."""
-    print(line, flush=True)  # noqa: T201 - this is the user interface
+    """One line to whoever watches, at once. Nobody watching (a closed terminal or pipe) is no reason to stop."""
+    try:
+        print(line, flush=True)  # noqa: T201 - this is the user interface
+    except OSError:
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - for the rest of this process
 
 
 def _myself() -> Process:
     process = Process.of(os.getpid())
     assert process is not None  # noqa: S101 - we run
     return process
-
-
-def _serve_config(plan: Plan) -> dict[str, Any]:
-    """serve_config.yaml with this node's addresses; everything else as it stands in the file."""
-    path = plan.options.serve_config
-    try:
-        config: dict[str, Any] = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise NodeError(f"{path} cannot be read ({error}); the node runs from a checkout") from error
-    config["http_options"] |= {"host": plan.options.host, "port": plan.options.port}
-    config["grpc_options"] |= {"port": plan.head.ports.serve_grpc}
-    return config
 
 
 def _die_with_parent() -> None:

@@ -21,6 +21,11 @@ from ray_app.settings import Origin, Settings
 
 Upstream = Literal["auto", "live", "sandbox"]
 
+#: the fastest node time the sandbox can speak; long before it a node falls behind its schedules (docs/sandbox.md)
+FASTEST = 10_000
+
+#: in a sandbox directory: which market it holds
+MARKET_FILE = "market.json"
 #: wall seconds the probe of the live upstreams may take, all in all
 PROBE_S = 4.0
 
@@ -46,8 +51,8 @@ def choose(
     ]
     if upstream == "live" and needs_sandbox:
         raise NodeError(f"{', '.join(needs_sandbox)} works with the sandbox only: use --upstream sandbox")
-    if time_scale <= 0:
-        raise NodeError(f"--time-scale {time_scale:g} must be above 0")
+    if not 0 < time_scale <= FASTEST:  # NaN is refused too
+        raise NodeError(f"--time-scale {time_scale:g} is not above 0 and at most {FASTEST:,}")
     for flag, file in (("--replay", replay), ("--faults", faults)):
         if file is not None and not file.is_file():
             raise NodeError(f"{flag} {file}: there is no such file")
@@ -103,25 +108,33 @@ def begin_epoch(epoch_file: Path, wall_ms: int, time_scale: float) -> Epoch:
     return epoch
 
 
-def claim_market(state_dir: Path, replay: Path | None) -> None:
-    """Remember which market a sandbox directory holds; NodeError if it holds another one already."""
-    market = (
-        {"market": "generated"}
-        if replay is None
-        else {"market": "replay", "file": replay.name, "sha256": _digest(replay)}
-    )
-    path = state_dir / "market.json"
+def check_market(state_dir: Path, replay: Path | None) -> None:
+    """NodeError if a sandbox directory holds another simulated market than this one."""
+    path = state_dir / MARKET_FILE
     try:
         known = json.loads(path.read_text())
     except FileNotFoundError:
-        state_dir.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(market) + "\n")
         return
     except ValueError as error:
         raise ConfigError(f"{path} cannot be read ({error}); use another --data-dir") from error
-    if known != market:
+    if known != _market(replay):
         held = f"the replay of {known.get('file')}" if known.get("market") == "replay" else "a generated market"
         raise NodeError(f"{state_dir} holds {held}; for another simulated market use another --data-dir")
+
+
+def claim_market(state_dir: Path, replay: Path | None) -> None:
+    """Remember which simulated market a sandbox directory holds, for good; NodeError if it holds another already."""
+    check_market(state_dir, replay)
+    path = state_dir / MARKET_FILE
+    partial = path.with_suffix(".tmp")
+    partial.write_text(json.dumps(_market(replay)) + "\n")
+    partial.replace(path)
+
+
+def _market(replay: Path | None) -> dict[str, str]:
+    if replay is None:
+        return {"market": "generated"}
+    return {"market": "replay", "file": replay.name, "sha256": _digest(replay)}
 
 
 def _digest(file: Path) -> str:

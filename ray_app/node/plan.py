@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from dotenv import dotenv_values
 
+from ray_app.errors import NodeError
+from ray_app.node.haproxy import LISTEN_HOST
 from ray_app.node.head import Head
 from ray_app.node.origin import Choice, Upstream, choose, probe_live, sandbox_variables
 from ray_app.node.ports import LOOPBACK, choose_ports
@@ -67,18 +70,37 @@ class Plan:
 
     def sandbox_command(self) -> list[str]:
         """The program of the simulated upstreams."""
-        options = self.options
         return [
-            *(
-                sys.executable,
-                "-c",
-                "from ray_app.cli import main; main()",
-                "sandbox",
-                "--port",
-                str(self.head.ports.sandbox),
-            ),
+            *(sys.executable, "-c", "from ray_app.cli import main; main()", "sandbox"),
+            *("--port", str(self.head.ports.sandbox)),
             *("--epoch-file", str(self.settings.epoch_file)),
             *("--request-log", str(self.settings.state_dir / "requests.jsonl")),
+            *self._market_files(),
+        ]
+
+    def prepare_command(self) -> list[str]:
+        """The program that looks at everything given and brings the data directory and the database up to date."""
+        scale = ("--time-scale", str(self.options.time_scale)) if self.sandboxed else ()
+        return [sys.executable, "-m", "ray_app.node.prepare", *scale, *self._market_files()]
+
+    def serve_config(self) -> dict[str, Any]:
+        """serve_config.yaml with this node's addresses; everything else as it stands in the file.
+
+        Replicas listen on loopback whatever --host says: HAProxy, which takes Serve's own switches out of clients'
+        requests, is the only way to them.
+        """
+        path = self.options.serve_config
+        try:
+            config: dict[str, Any] = yaml.safe_load(path.read_text())
+        except OSError as error:
+            raise NodeError(f"{path} cannot be read ({error}); the node runs from a checkout") from error
+        config["http_options"] |= {"host": LOOPBACK, "port": self.options.port}
+        config["grpc_options"] |= {"port": self.head.ports.serve_grpc}
+        return config
+
+    def _market_files(self) -> list[str]:
+        options = self.options
+        return [
             *(("--replay", str(options.replay.absolute())) if options.replay else ()),
             *(("--faults", str(options.faults.absolute())) if options.faults else ()),
         ]
@@ -97,6 +119,7 @@ class Plan:
         settings, variables = _specialise(settings, choice, ports.sandbox)
         inherited = {name: value for name, value in dotenv_values(".env").items() if value is not None} | os.environ
         head = Head(settings.data_dir, ports)
+        variables[LISTEN_HOST] = options.host
         return cls(options, choice, settings, head, head.environment(inherited | variables))
 
 

@@ -7,6 +7,7 @@ from the data directory: a node finds the same block again, and two nodes look i
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import socket
 import struct
@@ -65,14 +66,18 @@ class Ports:
 
 def is_free(port: int, host: str = LOOPBACK) -> bool:
     """Whether a server could listen on ``host:port`` now."""
-    with socket.socket() as probe:
+    return _problem(port, host) is None
+
+
+def _problem(port: int, host: str) -> OSError | None:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
             probe.listen(1)
-        except OSError:
-            return False
-    return True
+        except OSError as error:
+            return error
+    return None
 
 
 def choose_ports(data_dir: Path, host: str, api: int, dashboard: int) -> Ports:
@@ -82,9 +87,17 @@ def choose_ports(data_dir: Path, host: str, api: int, dashboard: int) -> Ports:
     """
     if api == dashboard:
         raise NodeError(f"--port and --dashboard-port are both {api}; choose different ones")
+    if (problem := _problem(0, host)) is not None:
+        raise NodeError(
+            f"--host {host}: this machine cannot listen there ({problem.strerror}); "
+            f"{LOOPBACK} is this machine only, 0.0.0.0 every network it is on"
+        )
     for flag, port, where in (("--port", api, host), ("--dashboard-port", dashboard, LOOPBACK)):
-        if not is_free(port, where):
-            raise NodeError(f"port {port} is taken{_by(port)}; stop that, or choose another with {flag}")
+        if (problem := _problem(port, where)) is None:
+            continue
+        if problem.errno == errno.EACCES:
+            raise NodeError(f"port {port} needs more rights than this user has; choose one above 1023 with {flag}")
+        raise NodeError(f"port {port} is taken{_by(port)}; stop that, or choose another with {flag}")
     blocks = (LAST_PORT - FIRST_PORT) // BLOCK
     digest = hashlib.sha256(str(data_dir.absolute()).encode()).digest()
     start = int.from_bytes(digest[:4]) % blocks

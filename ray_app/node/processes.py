@@ -81,23 +81,23 @@ def descendants(roots: Iterable[int]) -> set[int]:
     return {pid for pid in found if everything[pid][1] != "Z"}
 
 
-def mentioning(text: str) -> set[int]:
-    """Running processes of this user whose command line or environment holds ``text`` (a path of one node).
+def started_with(variable: str, value: str) -> set[Process]:
+    """Running processes of this user that were started with ``variable=value`` in their environment.
 
-    Finds what has lost its parent. Never this process itself.
+    Finds what has lost its parent; not what has overwritten its environment since (a process that changes its title
+    may). Never this process itself.
     """
-    needle = text.encode()
+    wanted = f"{variable}={value}".encode()
     found = set()
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
-        for source in ("cmdline", "environ"):
-            try:
-                if needle in (entry / source).read_bytes():
-                    found.add(int(entry.name))
-                    break
-            except OSError:
-                break  # gone, or another user's
+        try:
+            environment = (entry / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue  # gone, or another user's
+        if wanted in environment and (process := Process.of(int(entry.name))) is not None:
+            found.add(process)
     return found
 
 

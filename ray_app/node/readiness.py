@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import httpx
 
 from ray_app.node.dashboard import Dashboard
 from ray_app.settings import Settings
 
-#: what a healthy node runs beside the replicas: the class names of collection/actors.py
+#: what a healthy node runs: the applications of serve_config.yaml, and the actors of collection/actors.py by class
+APPLICATIONS = ("gateway", "streams", "collection")
 ACTORS = ("CryptoPrices", "UnifiedOhlc", "AssetRegistryRefresh", "EventBus")
+
+JSON = Mapping[str, Any]
 
 
 def probe_key(settings: Settings) -> str | None:
@@ -23,7 +28,7 @@ def probe_key(settings: Settings) -> str | None:
         keys: dict[str, str] = json.loads(settings.keys_file.read_text())
     except (OSError, ValueError):
         return None
-    return keys.get("master") or keys.get("readonly")  # a master key has the widest limit
+    return keys.get("master") or keys.get("readonly")  # a master key may see the evidence behind /health
 
 
 class Readiness:
@@ -35,22 +40,35 @@ class Readiness:
         self._symbols = symbols
         self._dashboard = dashboard
         self._running: set[str] = set()
-        self._last = "no answer yet"
+        self._last = "not asked yet"
+        self._not_before = 0.0
 
     def ready(self) -> bool:
-        """Whether one of the first assets' current price is served now."""
-        if not self._headers:  # no key of our own: the most that can be asked
-            return self._ask("/ready") == 200
-        return any(self._ask(f"/api/v1/prices/current/{symbol}") == 200 for symbol in self._symbols)
+        """Whether the current price of one of the first assets is served now.
 
-    def _ask(self, path: str) -> int | None:
+        The open /ready is asked first, so that the key's own rate limit is spent only once there may be an answer.
+        Without a key that the gateway takes, the streams say whether there are prices.
+        """
+        answer = self._ask("/ready")
+        if answer is None or answer.status_code != 200 or time.monotonic() < self._not_before:
+            return False
+        if self._headers:
+            answer = self._ask(f"/api/v1/prices/current?symbols={','.join(self._symbols)}")
+            if answer is not None and answer.status_code == 429:
+                self._not_before = time.monotonic() + _seconds(answer.headers.get("Retry-After"))
+            if answer is None or answer.status_code not in {401, 403}:
+                return answer is not None and answer.status_code == 200
+            self._headers = {}  # revoked, or a key of another database: it will not get better by asking
+        return streams_have_prices(self._health())
+
+    def _ask(self, path: str) -> httpx.Response | None:
         try:
             answer = httpx.get(self._url + path, headers=self._headers, timeout=5, trust_env=False)
         except httpx.HTTPError as error:
-            self._last = f"{path}: {type(error).__name__}"
+            self._last = f"{path.partition('?')[0]} does not answer ({type(error).__name__})"
             return None
-        self._last = f"{path}: {answer.status_code} {answer.text[:200]}"
-        return answer.status_code
+        self._last = f"{path.partition('?')[0]} answers {answer.status_code}{_detail(answer)}"
+        return answer
 
     def news(self) -> Iterator[str]:
         """The applications that have come up since the last call."""
@@ -65,34 +83,80 @@ class Readiness:
 
     def missing(self) -> Iterator[str]:
         """What keeps prices from being served: applications, actors, and what the gateway itself says."""
+        yield from self._processes()
+        last = self._last
+        health = self._health()
+        yield f"gateway: {last}"
+        yield from complaints(health)
+
+    def _processes(self) -> Iterator[str]:
         try:
             applications = self._dashboard.applications()
-            for name in ("gateway", "streams", "collection"):
-                application = applications.get(name)
-                if application is None:
-                    yield f"application {name}: not deployed"
-                elif application.status != "RUNNING":
-                    why = _last_line(application.message) or "; ".join(
-                        f"{part} {state}" for part, state in application.deployments.items()
-                    )
-                    yield f"application {name}: {application.status} {why}"
             alive = {actor["class_name"] for actor in self._dashboard.actors() if actor["state"] == "ALIVE"}
-            for name in ACTORS:
-                if name not in alive:
-                    yield f"actor {name}: does not run"
         except httpx.HTTPError as error:
             yield f"Ray dashboard: does not answer ({type(error).__name__})"
-        yield f"gateway: {self._last}"
-        yield from self._health()
-
-    def _health(self) -> Iterator[str]:
-        try:
-            body = httpx.get(f"{self._url}/health", headers=self._headers, timeout=5, trust_env=False).json()
-        except (httpx.HTTPError, ValueError):
             return
-        for name, component in sorted(body.get("components", {}).items()):
-            if isinstance(component, dict) and component.get("state", component.get("status")) not in {"ok", "off"}:
-                yield f"{name}: {json.dumps(component)[:300]}"
+        for name in APPLICATIONS:
+            application = applications.get(name)
+            if application is None:
+                yield f"application {name}: not deployed"
+            elif application.status != "RUNNING":
+                why = _last_line(application.message) or "; ".join(
+                    f"{part} {state}" for part, state in application.deployments.items()
+                )
+                yield f"application {name}: {application.status} {why}".rstrip()
+        for name in ACTORS:
+            if name not in alive:
+                yield f"actor {name}: does not run"
+
+    def _health(self) -> JSON:
+        """All of the evidence where our key may see it, else the open summary; {} where neither is to be had."""
+        for path in ("/api/v1/admin/health", "/health") if self._headers else ("/health",):
+            answer = self._ask(path)
+            try:
+                body = answer.json() if answer is not None else {}
+            except ValueError:
+                continue
+            if isinstance(body, dict) and "components" in body:
+                return body
+        return {}
+
+
+def streams_have_prices(health: JSON) -> bool:
+    """Whether a /health body says that the streams have prices to show."""
+    return bool(health.get("components", {}).get("streams", {}).get("status") == "ok")
+
+
+def complaints(health: JSON) -> Iterator[str]:
+    """A /health body in lines a person reads: what is lost and why, the causes (of the evidence) last."""
+    for loss in health.get("losses", ()):
+        yield f"{loss['component']}: {loss['reason']}"
+    told = {loss["component"] for loss in health.get("losses", ())}
+    for name, component in sorted(health.get("components", {}).items()):
+        if component["status"] not in {"ok", "off"} and name not in told:
+            yield f"{name}: {component['status']}" + (f", {component['reason']}" if component.get("reason") else "")
+    for collector in health.get("evidence", {}).get("collectors", ()):
+        failed, succeeded = collector.get("last_error_at"), collector.get("succeeded_at")
+        if failed is not None and (succeeded is None or succeeded < failed):
+            yield f"collector {collector['name']}: its last pass failed: {_last_line(collector['last_error'] or '')}"
+
+
+def _seconds(retry_after: str | None) -> float:
+    try:
+        return min(float(retry_after or ""), 60.0)
+    except ValueError:
+        return 1.0
+
+
+def _detail(answer: httpx.Response) -> str:
+    """What a refusal says about itself (RFC 9457)."""
+    if answer.status_code < 400:
+        return ""
+    try:
+        body = answer.json()
+        return f" ({body.get('detail') or body['title']})"
+    except (ValueError, KeyError, AttributeError):
+        return f" ({_last_line(answer.text)})" if answer.text.strip() else ""
 
 
 def _last_line(text: str) -> str:
