@@ -17,7 +17,7 @@ from typing import Self, TypeVar
 from sqlalchemy import Connection
 
 from ray_app.assets import AssetRegistry
-from ray_app.clock import Clock, open_clock
+from ray_app.clock import Clock, iso, open_clock
 from ray_app.collection.archive import Archive
 from ray_app.collection.budget import BudgetAuthority
 from ray_app.collection.event_bus import Notifier
@@ -26,7 +26,7 @@ from ray_app.collection.lease import Lease, LeaseKeeper
 from ray_app.collection.refresh import COINS_LIST, PRODUCTS
 from ray_app.collection.transport import Attempt, Transport
 from ray_app.collection.upstreams import Upstream, build_upstreams, limits_of, refuse_live_upstreams
-from ray_app.errors import LeaseLost
+from ray_app.errors import LeaseLost, RateLimited
 from ray_app.settings import Settings
 from ray_app.sources.base import Request
 from ray_app.storage import records, registry
@@ -151,6 +151,9 @@ class Runtime:
         receipt = await self.ingestor.ingest(exchange)
         if receipt.outcome == "ok":
             self.transport.confirm(exchange)
+        elif isinstance(receipt.error, RateLimited):
+            _, until = await self.transport.slow_down(exchange)
+            log.warning("%s; all pause until %s", receipt.error, iso(until))
         return receipt
 
     async def read(self, query: Callable[[Connection], T]) -> T:

@@ -145,6 +145,18 @@ class Transport:
             validators["If-Modified-Since"] = modified
         self._validators[_key(exchange.request)] = validators
 
+    async def slow_down(self, exchange: Exchange) -> tuple[float | None, int]:
+        """The answer asks for a pause, whatever its status: nobody asks its account before that is over.
+
+        Gives the seconds it named (None: none) and the ms until which all pause. ``fetch`` does this for status 429; a
+        refusal inside a 200 is known to the parser only.
+        """
+        upstream, _ = self._route(exchange.request.endpoint)
+        asked = retry_after_s(exchange.headers, exchange.fetched_at, MAX_PAUSE_S)
+        until = exchange.fetched_at + round((upstream.limits.pause_s if asked is None else asked) * 1_000)
+        await self._budgets.pause(upstream.account, until)
+        return asked, until
+
     async def fetch(self, request: Request) -> Exchange:
         """The upstream's final answer: any status that retrying cannot change, 304 included.
 
@@ -192,7 +204,7 @@ class Transport:
             outcome = succeeded
             if exchange.status in _RETRIED:
                 outcome = self._failed
-            return await self._judge(exchange, upstream)
+            return await self._judge(exchange)
         except UpstreamUnavailable:
             outcome = self._failed
             raise
@@ -202,16 +214,13 @@ class Transport:
     def _failed(self, state: Breaker) -> Breaker:
         return failed(state, self._rules, self._clock.now_ms())
 
-    async def _judge(self, exchange: Exchange, upstream: Upstream) -> Exchange:
+    async def _judge(self, exchange: Exchange) -> Exchange:
         """Hand the answer to the hook; return it if it is final, raise what it means otherwise."""
         status, endpoint = exchange.status, exchange.request.endpoint
         final = status != 429 and status not in _RETRIED
         error: UpstreamError | None = None
         if status == 429:
-            asked = retry_after_s(exchange.headers, exchange.fetched_at, MAX_PAUSE_S)
-            pause_s = upstream.limits.pause_s if asked is None else asked
-            until = exchange.fetched_at + round(pause_s * 1_000)
-            await self._budgets.pause(upstream.account, until)
+            asked, until = await self.slow_down(exchange)
             said = "without saying for how long" if asked is None else f"for {asked:g} s"
             error = RateLimited(endpoint, f"429 {said}; all pause until {iso(until)}", asked)
         elif not final:
