@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -178,7 +179,7 @@ def dataset_evidence(conn: Connection, known: AssetRegistry, plan: Plan, now: in
     parts = survey(conn, plan, known.assets, since, as_of).parts
     events = _event_times(conn, plan.dataset, parts)
     stale, stale_since = _stale(plan.dataset, parts, events, now)
-    owed = [r.start for part in parts for r in _within(plan.dataset, part.owed, part, as_of, DAY_MS)]
+    owed = [r.start for part in parts for r in _within(plan.dataset, part.owed, part.interval_s, as_of, DAY_MS)]
     return DatasetEvidence(
         dataset=plan.dataset,
         hour=_slots(plan.dataset, parts, as_of, HOUR_MS),
@@ -203,21 +204,21 @@ def _lag_ms(dataset: str, interval_s: int) -> int:
     return 0 if dataset == datasets.PRICES else interval_s * 1_000
 
 
-def _within(
-    dataset: str, ranges: Sequence[SlotRange], part: AssetSurvey, as_of: int, window_ms: int
-) -> list[SlotRange]:
+def _within(dataset: str, ranges: Sequence[SlotRange], interval_s: int, as_of: int, window_ms: int) -> list[SlotRange]:
     """The ranges' slots that became due in the window (candles: that closed in it)."""
-    return intersect(ranges, [SlotRange(as_of - window_ms - _lag_ms(dataset, part.interval_s), as_of)])
+    return intersect(ranges, [SlotRange(as_of - window_ms - _lag_ms(dataset, interval_s), as_of)])
 
 
 def _slots(dataset: str, parts: Sequence[AssetSurvey], as_of: int, window_ms: int) -> Slots:
-    def total(name: str) -> int:
-        return sum(count(_within(dataset, getattr(p, name), p, as_of, window_ms), p.interval_s) for p in parts)
-
-    settled = sum(
-        count(_within(dataset, difference(p.settled, p.stored), p, as_of, window_ms), p.interval_s) for p in parts
-    )
-    return Slots(total("expected"), total("stored"), settled)
+    """Summed over the assets. Most have the same ranges, so each distinct set of ranges is counted once."""
+    alike = Counter((p.interval_s, tuple(p.expected), tuple(p.stored), tuple(p.settled)) for p in parts)
+    expected = received = settled = 0
+    for (interval_s, *lists), assets in alike.items():
+        due, stored, facts = (_within(dataset, ranges, interval_s, as_of, window_ms) for ranges in lists)
+        expected += assets * count(due, interval_s)
+        received += assets * count(stored, interval_s)
+        settled += assets * count(difference(facts, stored), interval_s)
+    return Slots(expected, received, settled)
 
 
 def _event_times(conn: Connection, dataset: str, parts: Sequence[AssetSurvey]) -> dict[int, int]:

@@ -31,7 +31,8 @@ def board_prices_query(asset_id: int | None = None) -> Select[Any]:
     query = (
         select(crypto_assets.c.symbol, crypto_assets.c.coin_id, *_p.c)
         .select_from(crypto_assets)
-        .join(_p, and_(_p.c.asset_id == crypto_assets.c.asset_id, _p.c.slot == newest_slot))
+        # + 0: from the registry to the prices; a SQLite without statistics would read all prices to get there
+        .join(_p, and_(_p.c.asset_id == crypto_assets.c.asset_id + 0, _p.c.slot == newest_slot))
     )
     return query if asset_id is None else query.where(crypto_assets.c.asset_id == asset_id)
 

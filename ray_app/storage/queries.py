@@ -81,7 +81,8 @@ def current_prices_query() -> Select[Any]:
             *_p.c,
         )
         .select_from(crypto_assets)
-        .join(_p, and_(_p.c.asset_id == crypto_assets.c.asset_id, _p.c.slot == _newest_slot))
+        # + 0: from the registry to the prices; a SQLite without statistics would read all prices to get there
+        .join(_p, and_(_p.c.asset_id == crypto_assets.c.asset_id + 0, _p.c.slot == _newest_slot))
         .where(_p.c.source == _best_source)
     )
 

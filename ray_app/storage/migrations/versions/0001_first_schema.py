@@ -348,9 +348,11 @@ def _views() -> None:
         f"""SELECT {prices} FROM price_data_real p JOIN crypto_assets a ON a.asset_id = p.asset_id
             WHERE {best_source}""",
     )
+    # + 0: from the registry to the prices; a SQLite without statistics would read all prices to get there
     _view(
         "price_current",
-        f"""SELECT {prices} FROM crypto_assets a JOIN price_data_real p ON p.asset_id = a.asset_id
+        f"""SELECT {prices.replace("p.asset_id", "a.asset_id")} FROM crypto_assets a
+            JOIN price_data_real p ON p.asset_id = a.asset_id + 0
             AND p.slot = (SELECT q.slot FROM price_data_real q WHERE q.asset_id = a.asset_id
                           ORDER BY q.slot DESC LIMIT 1)
             WHERE {best_source}""",
