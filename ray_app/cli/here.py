@@ -22,27 +22,29 @@ def node_settings(data_dir: Path | None = None) -> Settings:
     Where no node runs and DATA_ORIGIN is not set, the origin is the one whose data are there. NodeError where the
     running node's database cannot be told from here.
     """
+    settings, node = beside(data_dir)
+    return settings if node is None or settings.origin != node.origin else with_its_database(settings, node)
+
+
+def beside(data_dir: Path | None = None) -> tuple[Settings, NodeRecord | None]:
+    """The settings but for the database, and the node that runs in the data directory, if any."""
     settings = load_settings()
     if data_dir is not None:
         settings = settings.model_copy(update={"data_dir": data_dir})
     node = record.load(settings.data_dir)
-    if node is not None and node.launcher.alive:
-        return _of_running(settings, node)
-    if "origin" not in settings.model_fields_set and _only_sandbox(settings.data_dir):
-        return settings.model_copy(update={"origin": "sandbox"})
-    return settings
+    if node is None or not node.launcher.alive:
+        if "origin" not in settings.model_fields_set and _only_sandbox(settings.data_dir):
+            settings = settings.model_copy(update={"origin": "sandbox"})
+        return settings, None
+    if settings.origin != node.origin:
+        if "origin" in settings.model_fields_set:
+            return settings, node  # the other origin's data, asked for by name
+        settings = settings.model_copy(update={"origin": node.origin})
+    return _with_its_upstreams(settings, node), node
 
 
 def _only_sandbox(data_dir: Path) -> bool:
     return (data_dir / "sandbox").is_dir() and not (data_dir / "live").is_dir()
-
-
-def _of_running(settings: Settings, node: NodeRecord) -> Settings:
-    if settings.origin != node.origin:
-        if "origin" in settings.model_fields_set:
-            return settings  # asked for the other origin's data, by name
-        settings = settings.model_copy(update={"origin": node.origin})
-    return _with_its_database(_with_its_upstreams(settings, node), node)
 
 
 def _with_its_upstreams(settings: Settings, node: NodeRecord) -> Settings:
@@ -54,8 +56,8 @@ def _with_its_upstreams(settings: Settings, node: NodeRecord) -> Settings:
     return settings.model_copy(update={**update, "coingecko_api_key": None})
 
 
-def _with_its_database(settings: Settings, node: NodeRecord) -> Settings:
-    """The database the node uses: the one the environment names, else its own SQLite file."""
+def with_its_database(settings: Settings, node: NodeRecord) -> Settings:
+    """The database the node uses: the one the environment names, else its own SQLite file; else NodeError."""
     from ray_app.storage.engine import Database  # slow to import, and commands that fail before do without
 
     own = settings.model_copy(update={"database_url": None, "mysql_host": None})

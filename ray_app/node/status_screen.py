@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
@@ -17,7 +18,8 @@ SHOWN = 8
 def render(status: NodeStatus) -> list[str]:
     """The lines of the screen."""
     if status.node is None:
-        return [f"NOT RUNNING  {status.why}: {status.data_dir}", *_hint(status)]
+        start = shlex.join(["crypto-data", "up", "--data-dir", status.data_dir])
+        return [f"NOT RUNNING  {status.why}: {status.data_dir}", _line("start it", start)]
     return [
         *_head(status, status.node),
         *_health(status),
@@ -28,13 +30,6 @@ def render(status: NodeStatus) -> list[str]:
         *_jobs(status),
         *_memory(status),
         *(_line("note", note) for note in status.notes[:SHOWN]),
-    ]
-
-
-def _hint(status: NodeStatus) -> list[str]:
-    return [
-        *(f"             {note}" for note in status.notes),
-        f"             start it: crypto-data up --data-dir '{status.data_dir}'",
     ]
 
 
