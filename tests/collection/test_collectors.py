@@ -248,6 +248,24 @@ async def test_one_request_per_product_repairs_a_gap_of_hours(bench):
         assert again.requests == 0
 
 
+async def test_bars_that_are_stored_between_two_that_are_owed_are_not_asked_for_again(bench):
+    async with bench("unified-ohlc") as b:
+        await b.acting.poll()
+        hole = START - 5 * SLOT
+        bars = tables.ohlc_data.c
+        lost = (bars.asset_id == 1, bars.interval_s == 300, bars.open_time == hole)
+        b.runtime.db.run(lambda conn: conn.execute(tables.ohlc_data.delete().where(*lost)))
+        before = len(b.world.requests("candles"))
+        b.go_to(START + SLOT + MINUTE)
+        await b.acting.poll()
+        asked = [
+            (entry["params"]["start"], entry["params"]["end"])
+            for entry in b.world.requests("candles")[before:]
+            if entry["path"] == "/products/BTC-USD/candles" and entry["params"]["granularity"] == "300"
+        ]
+        assert sorted(asked) == [(iso(at), iso(at + SLOT - 1_000)) for at in (hole, START)]
+
+
 async def test_open_bars_are_not_stored(bench):
     async with bench("unified-ohlc") as b:
         await b.acting.poll()

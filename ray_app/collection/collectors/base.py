@@ -157,8 +157,8 @@ async def bounded(limit: int, work: Iterable[Callable[[], Awaitable[T]]]) -> lis
 class Absences:
     """Which slots a venue has answered without: a slot is known to be empty once that is sure.
 
-    A page may be cut short, and venues publish late. So a missing bar is believed only when it is older than two
-    intervals, and it either lies between two bars of the same answer or has been missing from an earlier answer too.
+    A page may be cut short, and venues publish late. So a missing bar is believed only when a whole interval has passed
+    since it closed, and it either lies between two bars of the same answer or has been missing from an earlier one too.
     """
 
     def __init__(self) -> None:
@@ -185,7 +185,7 @@ class Absences:
         key = (dataset, asset_id)
         before = self._missed.get(key, [])
         sure = union(intersect(absent, between), intersect(absent, before))
-        old = [SlotRange(0, now - 2 * step_ms - (now - 2 * step_ms) % step_ms)]
+        old = [SlotRange(0, now - step_ms - now % step_ms)]
         confirmed = intersect(sure, old)
         rest = union(difference(before, [asked]), difference(absent, confirmed))
         if rest:

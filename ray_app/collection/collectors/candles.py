@@ -1,7 +1,8 @@
 """``unified-ohlc``: five-minute, hourly and daily candles of every asset the venue lists.
 
-One request per product and pass, from the oldest slot still owed within the last 300 intervals up to the newest due
-one: a short outage repairs itself with the next poll. Older history belongs to ``crypto-data backfill``.
+One request per product and pass for what is owed within the last 300 intervals (a short outage repairs itself with the
+next poll); one more for each stretch of it that lies beyond bars already stored, which are not asked for again. Older
+history belongs to ``crypto-data backfill``.
 """
 
 from __future__ import annotations
@@ -67,11 +68,14 @@ class CandleCollector(Collector):
         since = now - (LIVE_INTERVALS + 1) * interval_s * 1_000
         assets = self.runtime.registry.active()
         seen = await self.runtime.read(lambda conn: gaps.survey(conn, plan, assets, since, now))
-        work = []
-        for part in seen.owed:
-            oldest, end = part.owed[0].start, part.owed[-1].end
-            asked = SlotRange(max(oldest, end - LIVE_INTERVALS * interval_s * 1_000), end)
-            work.append(partial(self._one, dataset, part.asset, interval_s, asked, result))
+        most = LIVE_INTERVALS * interval_s * 1_000
+        work = [
+            partial(
+                self._one, dataset, part.asset, interval_s, SlotRange(max(run.start, run.end - most), run.end), result
+            )
+            for part in seen.owed
+            for run in part.owed
+        ]
         await bounded(CONCURRENCY, work)
         if work:
             after = await self.runtime.read(

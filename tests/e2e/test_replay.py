@@ -1,0 +1,165 @@
+"""``crypto-data up --replay FILE --time-scale 60``: an hour of node time, checked by what shares no code with the node."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from ray_app.clock import iso
+from tests.e2e import checker
+from tests.e2e.checker import DAY, HOUR, MINUTE, SLOT, Market
+from tests.nodes import Node, started_node
+from tests.servers import wait_until
+
+pytestmark = [pytest.mark.node, pytest.mark.timeout(600)]
+
+SCALE = 60
+
+
+def own_file(path: Path) -> Path:
+    """12 markets of 150 days, an hour in fifty absent, prices of every size."""
+    generator = np.random.default_rng(11)
+    hours = 150 * 24
+    frames = []
+    for number, symbol in enumerate(
+        ("BTC", "ETH", "SOL", "XRP", "ADA", "DOGE", "LTC", "LINK", "UNI", "SHIB", "XLM", "BCH")
+    ):
+        digits = max(0, number - 1)
+        unit = 10.0**-digits
+        level = 40_000.0 / 5.0**number
+        closes = np.maximum(np.round(level * np.exp(np.cumsum(generator.standard_t(4, hours) * 0.006)), digits), unit)
+        opens = np.concatenate([[closes[0]], closes[:-1]])
+        span = np.exp(generator.exponential(0.005, hours))
+        highs = np.maximum(np.round(np.maximum(opens, closes) * span, digits), np.maximum(opens, closes))
+        lows = np.maximum(np.round(np.minimum(opens, closes) / span, digits), unit)
+        frame = pl.DataFrame(
+            {
+                "timestamp": 1_688_169_600_000 + HOUR * np.arange(hours),
+                "symbol": symbol,
+                "open": opens,
+                "high": highs,
+                "low": np.minimum(lows, np.minimum(opens, closes)),
+                "close": closes,
+                "volume": np.round(generator.exponential(1e9 / level, hours), 4),
+            }
+        )
+        frames.append(frame.filter(pl.Series(generator.random(hours) > 0.02)))
+    frame = pl.concat(frames).with_columns(pl.from_epoch("timestamp", "ms").dt.replace_time_zone("UTC"))
+    frame.write_parquet(path)
+    return path
+
+
+@pytest.fixture(scope="module", params=["own", pytest.param("real", marks=pytest.mark.shared_data)])
+def file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if request.param == "own":
+        return own_file(tmp_path_factory.mktemp("file") / "own.parquet")
+    path = Path(__file__).resolve().parents[3] / "shared" / "data" / "market" / "crypto_1h_2023H2.parquet"
+    if not path.exists():
+        pytest.skip("../shared/data is not there (real recorded data; not ours to ship)")
+    return path
+
+
+@pytest.fixture(scope="module")
+def node(file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    """A node that has lived for the hour of :func:`hour` and ten minutes more, and still runs."""
+    directory = tmp_path_factory.mktemp("replay") / "data"
+    with started_node(directory, "--replay", str(file), "--time-scale", str(SCALE)) as started:
+        started.wait_ready()
+        yield started
+
+
+@pytest.fixture(scope="module")
+def hour(node: Node) -> tuple[int, int]:
+    """An hour of slots that began when prices were served; it has passed, and its grace too."""
+    start = -(-now(node) // SLOT) * SLOT
+    end = start + HOUR
+    wait_until(lambda: now(node) > end + 10 * MINUTE, 150, "an hour of node time")
+    return start, end
+
+
+@pytest.fixture(scope="module")
+def history_end(node: Node, hour: tuple[int, int]) -> int:
+    """The end of the last hour bar that was due; the history before it has been filled."""
+    wait_until(lambda: progress(node) == 100.0, 300, "the history of hourly candles")
+    return hour[1] // HOUR * HOUR
+
+
+def now(node: Node) -> int:
+    """Node time, by the epoch's definition."""
+    epoch = json.loads((node.state_dir / "epoch.json").read_text())
+    return int(epoch["node_start_ms"] + (time.time() * 1_000 - epoch["wall_start_ms"]) * epoch["scale"])
+
+
+def progress(node: Node) -> float:
+    """Percent of the hourly history that owes nothing, as the API says."""
+    (collector,) = [
+        row for row in node.get("/api/v1/stats/collectors").json()["data"] if row["collector"] == "unified-ohlc"
+    ]
+    (hourly,) = [row for row in collector["datasets"] if row["dataset"] == "candles-3600"]
+    return 100.0 - 100.0 * float(hourly["missing"]) / float(hourly["expected"])
+
+
+@pytest.fixture(scope="module")
+def seen(node: Node, history_end: int) -> Iterator[checker.Node]:
+    """What the node has stored, read without its help."""
+    opened = checker.Node(node.state_dir)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def market(file: Path, seen: checker.Node) -> Market:
+    return Market.found(file, seen)
+
+
+def test_every_slot_of_the_hour_has_its_price(seen: checker.Node, market: Market, hour: tuple[int, int]):
+    assert checker.check_prices(seen, market, *hour) >= 12 * 12
+
+
+def test_hourly_candles_of_120_days_are_the_file_s(seen: checker.Node, market: Market, history_end: int):
+    assert checker.check_hourly(seen, market, history_end - 119 * DAY, history_end) > 12 * 24 * 100
+
+
+def test_five_minute_bars_add_up_to_the_file_s_hours(seen: checker.Node, market: Market, history_end: int):
+    assert checker.check_five_minutes(seen, market, history_end - 20 * HOUR, history_end) > 0
+
+
+def test_no_slot_is_asked_for_twice(seen: checker.Node, market: Market):
+    checker.check_nothing_asked_twice(seen, market)
+
+
+def test_every_candle_stands_in_the_payload_it_names(seen: checker.Node):
+    assert checker.check_payloads(seen) > 0
+
+
+def test_a_second_pass_asks_for_nothing_and_changes_no_row(node: Node, seen: checker.Node, hour: tuple[int, int]):
+    def stored() -> list[list[tuple[object, ...]]]:
+        span = (hour[0] - 2 * DAY, hour[1])
+        return [seen.rows("price_data_real", "slot", *span), seen.rows("ohlc_data", "open_time", *span)]
+
+    def asked() -> int:
+        return len([entry for entry in seen.requests("candles") if checker.moment(entry["params"]["start"]) < hour[0]])
+
+    before, asked_before = stored(), asked()
+    span = ("--from", iso(hour[0] - DAY), "--to", iso(hour[1]))
+    for dataset in ("prices", "candles-300", "candles-3600"):
+        again = node.cli("backfill", "--dataset", dataset, *span)
+        assert again.returncode == 0, again.stderr
+        assert "100.0 %" in again.stdout
+    assert stored() == before
+    assert asked() == asked_before
+
+
+def test_the_archive_rebuilds_identical_tables(node: Node, hour: tuple[int, int], history_end: int, tmp_path: Path):
+    assert node.stop() == 0, node.printed
+    proof = node.cli("reprocess", "--verify")
+    assert proof.returncode == 0, proof.stderr[-2000:]
+    rebuilt = node.cli("reprocess", "--into", f"sqlite:///{tmp_path / 'rebuilt.db'}")
+    assert rebuilt.returncode == 0, rebuilt.stderr[-2000:]
+    assert "identical" in rebuilt.stdout
