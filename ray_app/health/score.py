@@ -99,7 +99,7 @@ class _Judged:
     weight: float
     findings: tuple[_Finding, ...] = ()
     off: str | None = None
-    starting: bool = False
+    starting: str | None = None  # what it waits for
 
 
 def score(evidence: Evidence) -> Health:
@@ -157,8 +157,8 @@ def _component(item: _Judged, found: list[_Finding]) -> Component:
     value = math.floor(left * 10 + 1e-9) / 10
     if left < 1e-6:
         return Component(item.name, "dead", 0.0)
-    if item.starting:
-        return Component(item.name, "starting", value, "its first slots are not due yet")
+    if item.starting is not None:
+        return Component(item.name, "starting", value, item.starting)
     return Component(item.name, "degraded" if found else "ok", min(value, 99.9) if found else value)
 
 
@@ -198,10 +198,19 @@ def _collector(collector: CollectorEvidence, evidence: Evidence) -> _Judged:
     for dataset, is_young in zip(collector.datasets, young, strict=True):
         if not is_young:
             findings += _dataset(dataset, part)
-    starting = all(young) if young else beginning
-    if starting and collector.failing_since is None:
+    starting = _waits_for(collector) if (all(young) if young else beginning) else None
+    if starting is not None and collector.failing_since is None:
         findings = []
     return _Judged(name, weight, tuple(findings), starting=starting)
+
+
+def _waits_for(collector: CollectorEvidence) -> str:
+    """What a starting collector has not done yet."""
+    if collector.succeeded_at is not None:
+        return "its first slots are not due yet"
+    if collector.failing_since is not None:
+        return "its first pass failed; it tries again"
+    return "its first pass has not begun" if collector.started_at is None else "its first pass is running"
 
 
 def _is_young(dataset: DatasetEvidence, now: int) -> bool:

@@ -21,7 +21,7 @@ from ray_app.health.evidence import (
     Probe,
     Slots,
 )
-from ray_app.health.score import ESSENTIAL, START_MS, WEIGHTS, Health, score
+from ray_app.health.score import ESSENTIAL, START_MS, WEIGHTS, Component, Health, score
 
 NOW = 1_700_000_000_000
 OK = Probe("ok")
@@ -91,8 +91,12 @@ def with_collector(place: int, changed: CollectorEvidence) -> Evidence:
     return evidence(collectors=tuple(collectors))
 
 
+def component(health: Health, name: str) -> Component:
+    return {component.name: component for component in health.components}[name]
+
+
 def state(health: Health, name: str) -> str:
-    return {component.name: component.state for component in health.components}[name]
+    return component(health, name).state
 
 
 def points(health: Health, name: str) -> float:
@@ -273,6 +277,32 @@ def test_a_node_that_has_just_begun_is_starting() -> None:
     health = score(newborn())
     assert (health.status, health.score) == ("starting", 100.0)
     assert state(health, "collector:crypto-prices") == "starting"
+
+
+@pytest.mark.parametrize(
+    ("run", "reason"),
+    [
+        ({"started_at": None, "succeeded_at": None}, "its first pass has not begun"),
+        ({"succeeded_at": None}, "its first pass is running"),
+        ({"succeeded_at": None, "last_error_at": NOW}, "its first pass failed; it tries again"),
+    ],
+)
+def test_a_starting_collector_says_what_it_waits_for(run: dict[str, Any], reason: str) -> None:
+    young = replace(with_collector(0, collector("crypto-prices", dataset(), **run)), up_since=NOW - MINUTE_MS)
+    found = component(score(young), "collector:crypto-prices")
+    assert (found.state, found.reason) == ("starting", reason)
+
+
+def test_a_starting_collector_is_ok_once_its_first_pass_is_done() -> None:
+    done = replace(with_collector(0, collector("crypto-prices", dataset())), up_since=NOW - MINUTE_MS)
+    found = component(score(done), "collector:crypto-prices")
+    assert (found.state, found.reason) == ("ok", None)
+
+
+def test_a_collector_whose_first_slots_are_not_due_says_so() -> None:
+    soon = dataset(hour=Slots(0, 0), day=Slots(0, 0), first_due=NOW + 1)
+    found = component(score(with_collector(0, collector("crypto-prices", soon))), "collector:crypto-prices")
+    assert (found.state, found.reason) == ("starting", "its first slots are not due yet")
 
 
 def test_a_node_whose_collectors_never_come_is_not_starting_for_ever() -> None:
