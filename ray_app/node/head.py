@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import sys
@@ -28,6 +29,8 @@ LOGICAL_CPUS = 2
 KEPT_SESSIONS = 3
 #: bytes the directory's path may have: HAProxy takes socket paths of 97, and /h/ + a node id of 56 + /m.sock follow
 LONGEST_PRIVATE_DIR = 97 - 3 - 56 - 7
+#: a path that means the same inside a shell command and outside
+_PLAIN = re.compile(r"[\w./+@%=,:-]+", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,17 @@ class Head:
         """Where drivers find the cluster."""
         return f"{LOOPBACK}:{self.ports.gcs}"
 
+    @property
+    def python(self) -> Path:
+        """The interpreter of every Ray process.
+
+        Ray pastes its path into shell commands without quotes. Where the virtual environment's path has a space (or
+        worse), a link in ``private_dir`` stands for it: Python takes the environment it is called through.
+        """
+        if _PLAIN.fullmatch(sys.prefix):
+            return Path(sys.executable)
+        return self.private_dir / "venv" / Path(sys.executable).relative_to(sys.prefix)
+
     def prepare(self) -> str:
         """Make the private directories, the token (kept over restarts) and HAProxy's wrapper; returns the token.
 
@@ -93,6 +107,7 @@ class Head:
         self.clear()
         _make_ours(self.private_dir)
         self.temp_dir.mkdir(exist_ok=True)
+        (self.private_dir / "venv").symlink_to(sys.prefix, target_is_directory=True)
         install(self.run_dir / "haproxy")
         # Ray's job supervisor looks here for its cluster; without it, it takes any cluster it finds on the host.
         (self.temp_dir / "ray_current_cluster").write_text(self.gcs_address)
@@ -136,7 +151,7 @@ class Head:
             "include-log-monitor": "false",
         }
         return [
-            *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
+            *(str(self.python), "-m", "ray.scripts.scripts", "start", "--head", "--block"),
             *(f"--{name}={value}" for name, value in options.items()),
             "--no-monitor",  # the autoscaler's: a local node has one machine
             "--disable-usage-stats",
@@ -223,7 +238,7 @@ def private_dir_of(data_dir: Path) -> Path:
     """The directory under the system's temporary one that belongs to the node in ``data_dir``."""
     name = "crypto-" + hashlib.sha256(str(data_dir.absolute()).encode()).hexdigest()[:10]
     chosen = Path(tempfile.gettempdir()) / name
-    if len(os.fsencode(chosen)) > LONGEST_PRIVATE_DIR:
+    if len(os.fsencode(chosen)) > LONGEST_PRIVATE_DIR or not _PLAIN.fullmatch(str(chosen)):
         chosen = Path("/tmp") / name  # noqa: S108 - mode 0700 and ours, checked in prepare()
     return chosen
 
