@@ -187,8 +187,11 @@ class AssetRegistry:
         for asset in sorted(self.assets, key=lambda a: (not a.alive(), a.by_rank)):
             for name in (asset.symbol, asset.coin_id, asset.name):
                 names.setdefault(name.lower(), asset.symbol)
-        close = difflib.get_close_matches(typed.strip().lower()[:60], names, n=count * 3, cutoff=0.6)
-        return tuple(dict.fromkeys(names[name] for name in close))[:count]
+        word = typed.strip().lower()[:60]
+        close = set(difflib.get_close_matches(word, names, n=max(len(names), 1), cutoff=0.6))
+        ranked = [name for name in names if name in close]
+        ranked.sort(key=lambda name: -difflib.SequenceMatcher(None, name, word).ratio())  # equally near: as ranked
+        return tuple(dict.fromkeys(names[name] for name in ranked))[:count]
 
     def _named(self, word: str) -> list[Asset]:
         found = list(self.by_symbol(word))

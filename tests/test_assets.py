@@ -137,6 +137,11 @@ def test_dead_coin_never_hides_a_living_one():
     assert registry.resolve("old-x").asset == dead
 
 
+def test_of_equally_near_matches_the_highest_market_cap_comes_first():
+    assert SEED.near("BTX")[0] == "BTC"
+    assert SEED.near("ETX")[0] == "ETH"
+
+
 @pytest.mark.parametrize("word", ["bitcion", "BTCC", "etherium", "FOOBARBAZ", "", "x" * 5_000, "'; DROP TABLE", "\x00"])
 def test_unknown_symbol_is_an_error_with_near_matches(word):
     with pytest.raises(UnknownSymbol) as caught:

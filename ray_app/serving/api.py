@@ -161,12 +161,17 @@ async def _answer_http(request: Request, error: Exception) -> Response:
 
 async def _answer_validation(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for it alone
-    errors = [
-        {"in": str(found["loc"][0]), "name": ".".join(map(str, found["loc"][1:])), "problem": found["msg"]}
-        for found in error.errors()
-    ]
-    detail = "; ".join(f"{found['name']}: {found['problem']}" for found in errors)
+    errors = [_fault(found) for found in error.errors()]
+    detail = "; ".join(f"{fault['name'] or fault['in']}: {fault['problem']}" for fault in errors)
     return _response(request, Problem("VALIDATION_ERROR", detail, errors=errors))
+
+
+def _fault(found: dict[str, Any]) -> dict[str, str]:
+    """One finding of pydantic: what is wrong with ``name`` ("": with all of it) ``in`` path, query or body."""
+    place, *names = map(str, found["loc"])
+    if found["type"] == "json_invalid":
+        return {"in": place, "name": "", "problem": f"not JSON: {found['ctx']['error']} at character {names[0]}"}
+    return {"in": place, "name": ".".join(names), "problem": found["msg"].removeprefix("Value error, ")}
 
 
 # --- the OpenAPI document ------------------------------------------------------------------------------------

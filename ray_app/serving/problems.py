@@ -22,7 +22,7 @@ MEDIA_TYPE = "application/problem+json"
 #: every code an answer may carry: its HTTP status and its title
 CODES: dict[str, tuple[int, str]] = {
     "INVALID_API_KEY": (401, "A valid API key is needed"),
-    "FORBIDDEN": (403, "The key's level does not allow this"),
+    "FORBIDDEN": (403, "This is not allowed"),
     "NOT_FOUND": (404, "There is nothing here"),
     "INVALID_SYMBOL": (404, "No asset answers to this symbol"),
     "DATA_NOT_AVAILABLE": (404, "There is no data for this request"),

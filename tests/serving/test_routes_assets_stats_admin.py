@@ -234,6 +234,26 @@ async def test_a_body_that_is_no_json_is_refused(world, master, body):
     problem(await master.post(f"{ADMIN}/backfill", content=body, headers=headers), 422, "VALIDATION_ERROR")
 
 
+@pytest.mark.parametrize(
+    ("body", "detail"),
+    [
+        (b"", "body: Field required"),
+        (b'{"dataset": "prices"', "body: not JSON: Expecting ',' delimiter at character 20"),
+        (
+            b'{"dataset": "candle"}',
+            "dataset: Input should be 'prices', 'candles-300', 'candles-3600' or 'candles-86400'",
+        ),
+        (
+            b'{"dataset": "prices", "start": "2026-11-24T00:00:00Z", "end": "2026-11-23T00:00:00Z"}',
+            "body: start is not before end",
+        ),
+    ],
+)
+async def test_a_refused_order_says_what_is_wrong_with_it(world, master, body, detail):
+    answer = await master.post(f"{ADMIN}/backfill", content=body, headers={"content-type": "application/json"})
+    assert problem(answer, 422, "VALIDATION_ERROR")["detail"] == detail
+
+
 async def test_an_unknown_symbol_in_an_order_is_named(world, master):
     order = {"dataset": "prices", "symbols": ["BTC", "bitcion"]}
     problem(await master.post(f"{ADMIN}/backfill", json=order), 404, "INVALID_SYMBOL")

@@ -6,8 +6,8 @@ import gzip
 
 import pytest
 
-from ray_app.clock import HOUR_MS
-from tests.serving.gateway_world import BTC, ETH, NOW, World, market, price_event, price_row, renamed
+from ray_app.clock import DAY_MS, HOUR_MS
+from tests.serving.gateway_world import BTC, ETH, NOW, UNPRICED, World, market, price_event, price_row, renamed
 from tests.serving.test_api import problem
 
 CURRENT = "/api/v1/prices/current"
@@ -90,6 +90,16 @@ async def test_a_merged_coin_answers_as_its_successor_and_says_since_when(world)
 async def test_an_asset_that_never_had_a_price_is_data_not_available(world):
     async with world.client() as client:
         problem(await client.get(f"{CURRENT}/UNP"), 404, "DATA_NOT_AVAILABLE")
+
+
+async def test_an_asset_that_is_traded_no_more_says_so_and_since_when(world):
+    renamed(world, UNPRICED, status="inactive", valid_to=NOW - DAY_MS)
+    async with world.client() as client:
+        answer = await client.get("/api/v1/prices/current/unpriced")
+        listed = await client.get("/api/v1/prices/historical/unpriced")
+    said = problem(answer, 404, "DATA_NOT_AVAILABLE")["detail"]
+    assert said == "UNP (unpriced) has been inactive since 2026-11-23: there is no current price of it"
+    assert problem(listed, 404, "DATA_NOT_AVAILABLE")["detail"].startswith("UNP has no venue")
 
 
 async def test_until_the_board_is_loaded_the_database_answers_with_the_same_bytes(db):

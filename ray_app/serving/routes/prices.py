@@ -80,10 +80,16 @@ async def current(symbol: Symbol, request: Request, deps: Gateway) -> Response:
     else:
         entry = await asyncio.to_thread(_read_entry, deps, view.asset, view.note)
     if entry is None:
-        raise Problem(
-            "DATA_NOT_AVAILABLE", f"no price of {view.asset.symbol} ({view.asset.coin_id}) has been collected yet"
-        )
+        raise Problem("DATA_NOT_AVAILABLE", _why_nothing(view.asset))
     return answer(request, Prepared(entry.body, entry.as_of), deps.clock.now_ms())
+
+
+def _why_nothing(asset: Asset) -> str:
+    named = f"{asset.symbol} ({asset.coin_id})"
+    if asset.status == "inactive":
+        since = f" since {iso(asset.valid_to)[:10]}" if asset.valid_to is not None else ""
+        return f"{named} has been inactive{since}: there is no current price of it"
+    return f"no price of {named} has been collected yet"
 
 
 @router.get(
