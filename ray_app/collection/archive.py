@@ -2,17 +2,12 @@
 
 Layout: ``<root>/<endpoint>/<YYYYMMDDTHH>.<writer>.zst`` (UTC hour of ``fetched_at``), one file per writing process,
 with an index ``….idx`` beside it that can always be rebuilt. A segment is a valid zstd file: ``zstdcat`` shows it.
-A record is
-
-* a zstd *skippable frame* of 40 bytes holding our header: tag, version, fetch id, length and CRC-32 of the next
-  frame, CRC-32 of the header itself;
-* one zstd frame: a line of JSON (request, status, headers, fetched_at, collector, fetch id), the body, a newline.
 
 What the promise is: when :meth:`Archive.append` has returned, the record survives the death of the process (it is with
-the operating system). It is forced to the disk (fdatasync) as soon as ``sync_ms`` of node time have passed since the
-segment's last one, and on roll-over and close: records that come less often than that are each on disk at once, a
-burst loses at most its last ``sync_ms`` when the machine itself dies. A killed writer leaves at most one torn record at
-the end of its own segment; a torn or flipped record is reported by name and place and skipped, never silently.
+the operating system); when :meth:`Archive.sync` has, that of the machine. Ingestion calls it before each commit, so no
+stored value ever names a payload that a power failure could take. A killed writer leaves at most one torn record at
+the end of its own segment; a torn or flipped record is reported by name and place and skipped, never silently. How a
+record looks in bytes: archive_record.py.
 """
 
 from __future__ import annotations
@@ -27,31 +22,23 @@ import re
 import struct
 import threading
 import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import orjson
-import zstandard
-
 from ray_app.clock import HOUR_MS, from_ms
+from ray_app.collection import archive_record as record
 from ray_app.errors import ArchiveError
-from ray_app.sources.base import Exchange, Request
+from ray_app.sources.base import Exchange
 
 log = logging.getLogger(__name__)
 
-_SKIPPABLE = struct.pack("<I", 0x184D2A5C)
-_TAG = b"CDAR"
-_VERSION = 1
-# skippable magic, its size, tag, version, reserved, fetch id, frame length, frame CRC, reserved, header CRC
-_HEADER = struct.Struct("<4sI4sHHQIIII")
-_MARK = _SKIPPABLE + struct.pack("<I", _HEADER.size - 8) + _TAG
 _ENTRY = struct.Struct("<QQI")  # fetch id, position, length of the whole record
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 _SEGMENT = re.compile(r"(\d{8}T\d{2})\.([A-Za-z0-9_-][A-Za-z0-9._-]*)\.zst")
-_BLOCK = 1 << 20
+_BLOCK = 1 << 20  # bytes looked through at a time for the next record
 
 OnDamage = Callable[[ArchiveError], None]
 
@@ -89,7 +76,7 @@ class _Open:
     index_fd: int
     size: int
     hour: str
-    synced_at: int | None = None
+    synced: bool = True
 
 
 @dataclass
@@ -97,13 +84,12 @@ class Archive:
     """The archive under ``root``. ``writer`` names the process in its segments: unique among those running.
 
     Reading needs no writer. Safe to use from several threads. Close it (or use it as a context manager).
-    ``level`` is zstd's. ``sync_ms``: see the module.
+    ``level`` is zstd's.
     """
 
     root: Path
     writer: str | None = None
     level: int = 3
-    sync_ms: int = 5_000
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _segments: dict[str, _Open] = field(default_factory=dict, repr=False)
 
@@ -133,36 +119,69 @@ class Archive:
         if not _NAME.fullmatch(source):
             raise ArchiveError(f"endpoint {source!r} cannot name a directory of the archive")
         fetch_id = (exchange.fetched_at << 20) | random.getrandbits(20)
-        record = _encode(exchange, collector, fetch_id, self.level)
+        encoded = record.encode(exchange, collector, fetch_id, self.level)
         hour = _hour(exchange.fetched_at)
         segment = f"{source}/{hour}.{self.writer}.zst"
         with self._lock:
-            self._roll_over(source, hour)
             try:
-                position = self._write(segment, hour, fetch_id, record, exchange.fetched_at)
+                self._roll_over(source, hour)
+                position = self._write(segment, hour, fetch_id, encoded)
             except OSError as error:
                 raise ArchiveError(_advice(self.root / segment, error)) from error
         payload_hash = hashlib.sha256(exchange.body).hexdigest()
         return ArchivedAt(fetch_id, segment, position, payload_hash, len(exchange.body))
 
-    def _write(self, segment: str, hour: str, fetch_id: int, record: bytes, now_ms: int) -> int:
+    def _write(self, segment: str, hour: str, fetch_id: int, encoded: bytes) -> int:
         file = self._segments.get(segment) or self._open(segment, hour)
         position = file.size
-        due = file.synced_at is None or now_ms - file.synced_at >= self.sync_ms
         try:
-            _write_all(file.fd, record)
-            if due:
-                os.fdatasync(file.fd)
+            _write_all(file.fd, encoded)
         except OSError:
-            os.ftruncate(file.fd, position)  # no half record: the next one must follow the last whole one
+            self._cut(segment, position)
             raise
-        file.size += len(record)
-        file.synced_at = now_ms if due else file.synced_at
+        file.size += len(encoded)
+        file.synced = False
         try:
-            _write_all(file.index_fd, _ENTRY.pack(fetch_id, position, len(record)))
+            _write_all(file.index_fd, _ENTRY.pack(fetch_id, position, len(encoded)))
         except OSError as error:  # the record is safe, and the index can be rebuilt from it
             log.warning("%s: index not written (%s); rebuilt when read", segment, error.strerror)
         return position
+
+    def _cut(self, segment: str, position: int) -> None:
+        """Leave no half record behind, and let go of the segment: the next append looks where it really ends."""
+        file = self._segments.pop(segment)
+        try:
+            os.ftruncate(file.fd, position)
+        except OSError as error:  # readers skip what is left of it
+            log.warning("%s: half a record stays at offset %d (%s)", segment, position, error.strerror)
+        finally:
+            os.close(file.fd)
+            os.close(file.index_fd)
+
+    def sync(self, segments: Iterable[str]) -> None:
+        """Force the segments to the disk: what anybody has appended to them so far is there when this returns.
+
+        ArchiveError if the disk refuses.
+        """
+        for segment in sorted(segments):
+            try:
+                self._sync(segment)
+            except OSError as error:
+                raise ArchiveError(_advice(self.root / segment, error)) from error
+
+    def _sync(self, segment: str) -> None:
+        with self._lock:
+            file = self._segments.get(segment)
+            if file is not None:
+                if not file.synced:
+                    os.fdatasync(file.fd)
+                    file.synced = True
+                return
+        fd = os.open(self._path(segment), os.O_RDONLY | os.O_CLOEXEC)  # a predecessor's, or rolled over already
+        try:
+            os.fdatasync(fd)
+        finally:
+            os.close(fd)
 
     def _open(self, segment: str, hour: str) -> _Open:
         path = self.root / segment
@@ -172,6 +191,9 @@ class Archive:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
             index_fd = os.open(_index_path(path), flags, 0o644)
+            size = os.fstat(fd).st_size
+            if size == 0:  # a file's data is safe only where its name is
+                _sync_directories(path.parent, self.root)
         except BlockingIOError:
             os.close(fd)
             raise ArchiveError(
@@ -181,7 +203,7 @@ class Archive:
             os.close(fd)
             raise
         # A torn record that a killed predecessor left at the end stays: readers skip it, and it is evidence.
-        file = self._segments[segment] = _Open(fd, index_fd, os.fstat(fd).st_size, hour)
+        file = self._segments[segment] = _Open(fd, index_fd, size, hour)
         return file
 
     def _roll_over(self, source: str, hour: str) -> None:
@@ -211,12 +233,17 @@ class Archive:
         """The exchange at a position; ArchiveError names segment and offset if it is not whole."""
         return self._record(segment, position)[2]
 
+    def record(self, segment: str, position: int) -> tuple[ArchivedAt, Exchange]:
+        """As :meth:`read`, with the place it has."""
+        at, _, exchange = self._record(segment, position)
+        return at, exchange
+
     def _record(self, segment: str, position: int) -> tuple[ArchivedAt, str, Exchange]:
         try:
             with self._path(segment).open("rb") as file:
                 file.seek(position)
-                head = file.read(_HEADER.size)
-                entry_frame = _parse_header(head)
+                head = file.read(record.HEADER.size)
+                entry_frame = record.parse_header(head)
                 if entry_frame is None:
                     raise ArchiveError(f"{segment} at offset {position}: no record begins there")
                 fetch_id, length, crc = entry_frame
@@ -227,7 +254,7 @@ class Archive:
             raise ArchiveError(f"{segment} at offset {position}: torn record ({len(frame)} of {length} bytes)")
         if zlib.crc32(frame) != crc:
             raise ArchiveError(f"{segment} at offset {position}: damaged record (checksum differs)")
-        exchange, collector = _decode(frame, f"{segment} at offset {position}")
+        exchange, collector = record.decode(frame, f"{segment} at offset {position}")
         digest = hashlib.sha256(exchange.body).hexdigest()
         return ArchivedAt(fetch_id, segment, position, digest, len(exchange.body)), collector, exchange
 
@@ -267,11 +294,11 @@ class Archive:
                 if (start is not None and fetched_at < start) or (end is not None and fetched_at >= end):
                     continue
                 try:
-                    record = self._record(segment, entry.position)
+                    found = self._record(segment, entry.position)
                 except ArchiveError as damage:
                     report(damage)
                     continue
-                yield record
+                yield found
 
     def index(self, segment: str, on_damage: OnDamage | None = None) -> list[Entry]:
         """The records of a segment, from its index where that covers the whole segment, else from the segment."""
@@ -313,9 +340,9 @@ class Archive:
             position = 0
             while position < size:
                 file.seek(position)
-                header = _parse_header(file.read(_HEADER.size))
+                header = record.parse_header(file.read(record.HEADER.size))
                 if header is not None and zlib.crc32(file.read(header[1])) == header[2]:
-                    entries.append(Entry(header[0], position, _HEADER.size + header[1]))
+                    entries.append(Entry(header[0], position, record.HEADER.size + header[1]))
                     position = entries[-1].end
                     continue
                 resume = _next_record(file.fileno(), position + 1, size)
@@ -345,6 +372,15 @@ def _log_damage(damage: ArchiveError) -> None:
     log.warning("archive: %s", damage)
 
 
+def _sync_directories(*directories: Path) -> None:
+    for directory in directories:
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
 def _advice(path: Path, error: OSError) -> str:
     return (
         f"cannot write {path} ({error.strerror}): collection stops until the archive directory is writable and has "
@@ -358,46 +394,6 @@ def _write_all(fd: int, data: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
-def _encode(exchange: Exchange, collector: str, fetch_id: int, level: int) -> bytes:
-    """The whole record: header and frame."""
-    meta = {
-        "fetch_id": fetch_id,
-        "collector": collector,
-        "request": asdict(exchange.request),
-        "status": exchange.status,
-        "headers": dict(exchange.headers),
-        "fetched_at": exchange.fetched_at,
-        "body_bytes": len(exchange.body),
-    }
-    content = b"".join((orjson.dumps(meta, option=orjson.OPT_SORT_KEYS), b"\n", exchange.body, b"\n"))
-    frame = zstandard.ZstdCompressor(level=level, write_content_size=True).compress(content)
-    fields = (_SKIPPABLE, _HEADER.size - 8, _TAG, _VERSION, 0, fetch_id, len(frame), zlib.crc32(frame), 0)
-    bare = _HEADER.pack(*fields, 0)
-    return _HEADER.pack(*fields, zlib.crc32(bare[:-4])) + frame
-
-
-def _parse_header(head: bytes) -> tuple[int, int, int] | None:
-    """(fetch id, frame length, frame CRC) of a header; None if it is not a whole, sound one."""
-    if len(head) < _HEADER.size or not head.startswith(_MARK):
-        return None
-    *_, version, _, fetch_id, length, crc, _, header_crc = _HEADER.unpack(head)
-    if zlib.crc32(head[:-4]) != header_crc or version != _VERSION:
-        return None
-    return fetch_id, length, crc
-
-
-def _decode(frame: bytes, where: str) -> tuple[Exchange, str]:
-    try:
-        content = zstandard.ZstdDecompressor().decompress(frame)
-        line, _, rest = content.partition(b"\n")
-        meta = orjson.loads(line)
-        body = rest[: meta["body_bytes"]]
-        exchange = Exchange(Request(**meta["request"]), meta["status"], meta["headers"], body, meta["fetched_at"])
-    except (zstandard.ZstdError, ValueError, KeyError, TypeError) as error:
-        raise ArchiveError(f"{where}: the record is not what this version writes ({error})") from error
-    return exchange, meta["collector"]
-
-
 def _read_index(path: Path) -> list[Entry]:
     raw = path.read_bytes()
     whole = len(raw) - len(raw) % _ENTRY.size
@@ -407,13 +403,13 @@ def _read_index(path: Path) -> list[Entry]:
 def _next_record(fd: int, position: int, size: int) -> int:
     """The offset of the next sound header at or after ``position``; ``size`` if there is none."""
     while position < size:
-        block = os.pread(fd, _BLOCK + len(_MARK), position)
-        found = block.find(_MARK)
+        block = os.pread(fd, _BLOCK + len(record.MARK), position)
+        found = block.find(record.MARK)
         if found < 0:
             position += _BLOCK
             continue
         position += found
-        if _parse_header(os.pread(fd, _HEADER.size, position)) is not None:
+        if record.parse_header(os.pread(fd, record.HEADER.size, position)) is not None:
             return position
         position += 1
     return size

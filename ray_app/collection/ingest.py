@@ -2,7 +2,8 @@
 
 Every complete HTTP answer, error or not, passes through :meth:`Ingestor.archived`, which the transport calls before
 it goes on. From then on the answer cannot be lost: if the database is down it waits (in memory and in the archive),
-if the process dies :meth:`Ingestor.recover` finds it in the archive. The upstream is never asked twice for it.
+if the process dies :meth:`Ingestor.recover` finds it in the archive. The upstream is never asked twice for it. And it
+is on the disk before the transaction that makes rows of it commits.
 
 Answers that arrive together are committed together: one transaction carries whatever is waiting, up to a bound.
 """
@@ -10,7 +11,6 @@ Answers that arrive together are committed together: one transaction carries wha
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -18,10 +18,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DataError, SQLAlchemyError
 
 from ray_app.assets import AssetRegistry
-from ray_app.clock import HOUR_MS, Clock
+from ray_app.clock import Clock
+from ray_app.collection import recovery
 from ray_app.collection.archive import Archive, ArchivedAt
 from ray_app.collection.digest import Digest, digest
 from ray_app.collection.event_bus import Notifier
@@ -106,8 +107,13 @@ class Ingestor:
     _held: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
     _lease: Lease | None = None
     _committer: asyncio.Task[None] | None = None
-    #: answers exist that are in the archive only: recover() is due
-    behind: bool = False
+    #: ms: when the oldest answer was fetched that was left to the archive; None: there is none
+    _left_since: int | None = None
+
+    @property
+    def behind(self) -> bool:
+        """Answers exist that are in the archive only: :meth:`recover` is due."""
+        return self._left_since is not None
 
     # --- lease ---
 
@@ -148,7 +154,8 @@ class Ingestor:
             # nobody asks for leave with their commit (_finish).
             self._by_exchange[id(exchange)] = pending
         if self.state.waiting_bytes + len(exchange.body) > MAX_PENDING_BYTES:
-            self.behind = True
+            self._left_since = min(exchange.fetched_at, self._left_since or exchange.fetched_at)
+            self._forget_later(pending)
             self.state.dropped_to_archive += 1
             message = "the database has been away for long; the answer is archived and will be ingested from there"
             pending.done.set_exception(StorageError(message))
@@ -224,6 +231,10 @@ class Ingestor:
 
     def _commit(self, batch: list[_Pending], lease: Lease) -> tuple[list[_Pending], list[Item], Written]:
         """Parse and write, in a thread. The parse happens once, outside the transaction."""
+        try:
+            self.archive.sync({pending.at.segment for pending in batch})
+        except ArchiveError as error:
+            raise StorageError("nothing is committed whose payload the disk does not take") from error
         registry = self.registry()
         items: list[Item] = []
         rows = 0
@@ -302,58 +313,29 @@ class Ingestor:
 
         ``since_ms``: where to begin; default: an hour before the last commit of this collector.
         """
-        lost = await asyncio.to_thread(self._lost, since_ms)
-        self.behind = False
-        waiting = []
-        for at, exchange in lost:
-            pending = _Pending(at, exchange, asyncio.get_running_loop().create_future())
-            pending.done.add_done_callback(_retrieve)
-            self._enqueue(pending)
-            waiting.append(pending.done)
-            if len(waiting) >= BATCH_ITEMS:
+        left_since, self._left_since = self._left_since, None  # whatever is left from now on asks for another look
+        lost = await asyncio.to_thread(recovery.lost, self.db, self.archive, self.collector, since_ms, left_since)
+        recovered = 0
+        for start in range(0, len(lost), BATCH_ITEMS):
+            waiting = [pending.done for pending in await self._again(lost[start : start + BATCH_ITEMS])]
+            recovered += len(waiting)
+            if waiting:
                 await asyncio.wait(waiting)
-                waiting.clear()
-        if waiting:
-            await asyncio.wait(waiting)
-        if lost:
-            log.info("%s: %d archived answers ingested that had not been committed", self.collector, len(lost))
-        return len(lost)
+        if recovered:
+            log.info("%s: %d archived answers ingested that had not been committed", self.collector, recovered)
+        return recovered
 
-    def _lost(self, since_ms: int | None) -> list[tuple[ArchivedAt, Exchange]]:
-        with self.db.read() as conn:
-            if since_ms is None:
-                last = records.last_fetch(conn, self.collector)
-                since_ms = 0 if last is None else last - HOUR_MS
-            own = {pending.at.fetch_id for pending in list(self._queue)}
-            found = []
-            for segment in self._own_segments(since_ms):
-                index = self.archive.index(segment)
-                known = records.known_fetches(conn, [entry.fetch_id for entry in index])
-                found += [
-                    (entry.fetch_id, segment, entry.position)
-                    for entry in index
-                    if entry.fetch_id not in known and entry.fetch_id not in own and entry.fetch_id >> 20 >= since_ms
-                ]
-        return [record for place in sorted(found) if (record := self._read(*place)) is not None]
-
-    def _own_segments(self, since_ms: int) -> list[str]:
-        """Segments of this collector's processes, told by the writer's name, from the hour of ``since_ms`` on."""
-        first = segment_hour(since_ms)
-        names = []
-        for segment in self.archive.segments():
-            hour, writer, *_ = segment.rsplit("/", 1)[1].split(".")
-            if writer == self.collector and hour >= first:
-                names.append(segment)
-        return names
-
-    def _read(self, fetch_id: int, segment: str, position: int) -> tuple[ArchivedAt, Exchange] | None:
-        try:
-            exchange = self.archive.read(segment, position)
-        except ArchiveError as error:  # a torn or damaged record cannot be ingested, and must not stop the others
-            log.warning("%s: not recovered: %s", self.collector, error)
-            return None
-        payload_hash = hashlib.sha256(exchange.body).hexdigest()
-        return ArchivedAt(fetch_id, segment, position, payload_hash, len(exchange.body)), exchange
+    async def _again(self, places: Sequence[recovery.Place]) -> list[_Pending]:
+        """Put archived answers in line, but for those that stand there already."""
+        found = await asyncio.to_thread(recovery.read, self.archive, places)
+        own = {pending.at.fetch_id for pending in self._queue}
+        again = []
+        for at, exchange in found:
+            if at.fetch_id not in own:
+                again.append(_Pending(at, exchange, asyncio.get_running_loop().create_future()))
+                again[-1].done.add_done_callback(_retrieve)
+                self._enqueue(again[-1])
+        return again
 
     # --- end ---
 
@@ -373,26 +355,15 @@ class Ingestor:
             pending.done.cancel()
 
 
-def segment_hour(ms: int) -> str:
-    """The hour that names segments with answers of ``ms``."""
-    from ray_app.clock import from_ms
-
-    return from_ms(max(ms, 0)).strftime("%Y%m%dT%H")
-
-
-def writer_name(collector: str, host: str, pid: int) -> str:
-    """The archive writer of a process; recovery tells by it whose segments are whose."""
-    safe = "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "-" for c in host)[:60]
-    return f"{collector}.{safe}-{pid}"
-
-
 def _receipt(at: ArchivedAt, found: Digest, *, again: bool) -> Receipt:
     return Receipt(at.fetch_id, at.payload_hash, found.outcome, found.error, found.parsed, found.unknown, again)
 
 
 def _is_away(error: Exception) -> bool:
-    """Whether the database cannot be used now (rather than rows it would never take)."""
-    return isinstance(error, StorageError) and isinstance(error.__cause__, SQLAlchemyError)
+    """Whether database or disk cannot be used now (rather than rows that no database would ever take)."""
+    cause = error.__cause__
+    away = isinstance(cause, SQLAlchemyError | ArchiveError) and not isinstance(cause, DataError)
+    return isinstance(error, StorageError) and away
 
 
 def _retrieve(future: asyncio.Future[Any]) -> None:

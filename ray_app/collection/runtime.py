@@ -21,8 +21,9 @@ from ray_app.clock import Clock, iso, open_clock
 from ray_app.collection.archive import Archive
 from ray_app.collection.budget import BudgetAuthority
 from ray_app.collection.event_bus import Notifier
-from ray_app.collection.ingest import Ingestor, Receipt, writer_name
+from ray_app.collection.ingest import Ingestor, Receipt
 from ray_app.collection.lease import Lease, LeaseKeeper
+from ray_app.collection.recovery import writer_name
 from ray_app.collection.refresh import COINS_LIST, PRODUCTS
 from ray_app.collection.transport import Attempt, Transport
 from ray_app.collection.upstreams import Upstream, build_upstreams, limits_of, refuse_live_upstreams

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import multiprocessing
 import os
@@ -19,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ray_app.collection import archive as archive_module
+from ray_app.collection import archive_record
 from ray_app.collection.archive import Archive, Entry
 from ray_app.errors import ArchiveError
 from ray_app.sources.base import Exchange, Request
@@ -224,10 +226,10 @@ def test_a_damaged_large_record_is_skipped_to_the_next_whole_one(archive: Archiv
 def test_a_whole_record_of_unknown_content_is_an_error_that_names_its_place(archive: Archive, content: bytes):
     path, entries = three_records(archive)
     frame = zstandard.ZstdCompressor().compress(content)
-    head = list(archive_module._HEADER.unpack(path.read_bytes()[: entries[0].position + 40]))
+    head = list(archive_record.HEADER.unpack(path.read_bytes()[: entries[0].position + 40]))
     head[6:8] = [len(frame), zlib.crc32(frame)]
-    head[9] = zlib.crc32(archive_module._HEADER.pack(*head[:9], 0)[:-4])
-    path.write_bytes(path.read_bytes() + archive_module._HEADER.pack(*head) + frame)
+    head[9] = zlib.crc32(archive_record.HEADER.pack(*head[:9], 0)[:-4])
+    path.write_bytes(path.read_bytes() + archive_record.HEADER.pack(*head) + frame)
     with pytest.raises(ArchiveError, match=f"at offset {entries[2].end}: the record is not what this version writes"):
         archive.read(archive.segments()[0], entries[2].end)
     found, damages = scan(archive)
@@ -357,6 +359,36 @@ def test_a_write_that_stops_half_way_leaves_nothing_and_the_archive_goes_on(tmp_
     assert len(found) == int(stored) + 1
     assert found[-1].body == b"room again"
     assert damages == []
+
+
+def test_half_a_record_that_cannot_be_cut_off_misplaces_none_of_the_later_ones(archive: Archive, monkeypatch):
+    archive.append(exchange(NOON), "c")
+
+    def half(fd: int, data: bytes) -> None:
+        os.write(fd, data[: len(data) // 2])
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(archive_module, "_write_all", half)
+        patch.setattr(os, "ftruncate", refuse)
+        with pytest.raises(ArchiveError, match="Input/output error"):
+            archive.append(exchange(NOON + 1), "c")
+    place = archive.append(exchange(NOON + 2), "c")
+    assert archive.read(place.segment, place.position) == exchange(NOON + 2)
+    found, damages = scan(archive)
+    assert [e.fetched_at for e in found] == [NOON, NOON + 2]
+    assert len(damages) == 1
+
+
+def test_syncing_reaches_segments_of_others_and_names_what_it_cannot(archive: Archive, tmp_path: Path):
+    with Archive(archive.root, "w2") as other:
+        place = other.append(exchange(), "c")
+    archive.sync({place.segment})
+    with pytest.raises(ArchiveError, match=r"20261124T11.w2.zst.*No such file"):
+        archive.sync({"coingecko.markets/20261124T11.w2.zst"})
 
 
 @pytest.fixture

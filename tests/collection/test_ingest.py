@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import signal
 import subprocess
 import sys
@@ -13,10 +15,12 @@ import pytest
 from sqlalchemy import func, select
 from sqlalchemy.exc import OperationalError
 
+from ray_app import sources
 from ray_app.clock import ManualClock
 from ray_app.collection import ingest as ingest_module
 from ray_app.collection import reprocess
 from ray_app.collection.control import holding
+from ray_app.collection.recovery import writer_name
 from ray_app.collection.refresh import rank_answers, with_rank_answers
 from ray_app.collection.runtime import Runtime
 from ray_app.errors import LeaseLost, RateLimited, StorageError
@@ -247,6 +251,77 @@ async def test_more_than_memory_should_hold_waits_in_the_archive(runtime, monkey
         assert await runtime.ingestor.recover() == 1
     assert not runtime.ingestor.behind
     assert len(rows(runtime.db, tables.price_data_real)) == 1
+
+
+async def test_what_was_left_to_the_archive_is_found_hours_of_newer_commits_later(runtime, monkeypatch):
+    async with holding(runtime, "crypto-prices", "me"):
+        with monkeypatch.context() as patch:
+            patch.setattr(ingest_module, "MAX_PENDING_BYTES", 10)
+            with pytest.raises(StorageError, match="archived"):
+                await runtime.ingestor.ingest(markets(coin("bitcoin", 1.0)))
+        late = NOW + 3 * 60 * MINUTE
+        await runtime.ingestor.ingest(markets(coin("bitcoin", 2.0), slot=START + 3 * 60 * MINUTE, fetched_at=late))
+        assert runtime.ingestor.behind
+        assert await runtime.ingestor.recover() == 1
+    assert [row["current_price"] for row in rows(runtime.db, tables.price_data_real, "slot")] == [1.0, 2.0]
+
+
+async def test_the_payload_is_on_the_disk_before_the_rows_are_committed(runtime, monkeypatch):
+    order = []
+    fdatasync, run = os.fdatasync, runtime.db.run
+    async with holding(runtime, "crypto-prices", "me"):
+        monkeypatch.setattr(os, "fdatasync", lambda fd: (order.append("disk"), fdatasync(fd)))
+        monkeypatch.setattr(runtime.db, "run", lambda work: (order.append("commit"), run(work))[1])
+        await runtime.ingestor.ingest(markets(coin("bitcoin", 1.0)))
+        await runtime.ingestor.ingest(markets(coin("bitcoin", 2.0), fetched_at=NOW + 1))
+    assert [step for step in order if step == "disk"] == ["disk", "disk"]
+    assert order[:2] == ["disk", "commit"]
+
+
+async def test_nothing_is_committed_while_the_disk_refuses_and_all_of_it_afterwards(runtime, monkeypatch, caplog):
+    def refuse(_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    async with holding(runtime, "crypto-prices", "me"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fdatasync", refuse)
+            waiting = asyncio.create_task(runtime.ingestor.ingest(markets(coin("bitcoin", 1.0))))
+            while runtime.ingestor.state.stalled_by is None:
+                await asyncio.sleep(0.01)
+            assert rows(runtime.db, tables.fetches) == []
+        assert (await waiting).ok
+    assert "disk" in caplog.text
+
+
+@pytest.mark.integration
+async def test_a_value_the_database_would_never_take_does_not_hold_up_the_others(tmp_path, mariadb_url, monkeypatch):
+    """MariaDB says it with the same kind of error as that it is away."""
+    real = ingest_module.digest
+
+    def spoilt(exchange, at, assets):
+        found = real(exchange, at, assets)
+        for event in found.quality:
+            event["kind"] = "longer than the twenty-four characters of the column"
+        return found
+
+    prepare(mariadb_url)
+    monkeypatch.setattr(ingest_module, "digest", spoilt)
+    answers = [markets(coin("bitcoin", 1.0)), markets(coin("bitcoin", 2.0), ids=["bitcoin", "ethereum"])]
+    settings = settings_of(tmp_path / "data", mariadb_url)
+    async with await Runtime.open(settings, "crypto-prices", clock=ManualClock(NOW)) as runtime:
+        async with holding(runtime, "crypto-prices", "me"):
+            async with asyncio.timeout(30):
+                done = await asyncio.gather(*map(runtime.ingestor.ingest, answers), return_exceptions=True)
+        assert [type(each).__name__ for each in done] == ["Receipt", "StorageError"]
+        assert runtime.ingestor.state.waiting == 0
+
+
+def test_the_longest_segment_name_fits_its_column_and_pods_stay_apart():
+    pods = [f"crypto-data-collection-raycluster-abcde-small-group-worker-{n}xyz" for n in range(2)]
+    names = [writer_name("asset-registry", pod, 4_194_304) for pod in pods]
+    assert names[0] != names[1]
+    longest = max(sources.ENDPOINTS, key=len)
+    assert len(f"{longest}/20261124T08.{names[0]}.zst") <= tables.fetches.c.segment.type.length
 
 
 async def test_one_answer_that_cannot_be_stored_does_not_hold_up_the_others(runtime, monkeypatch, caplog):
