@@ -8,9 +8,10 @@ from typing import Any
 
 from ray import serve
 
+from ray_app.collection.cluster import refuse_shared_sqlite
 from ray_app.collection.history import HistoryKeeper
 from ray_app.collection.jobs import JobsClient
-from ray_app.collection.supervisor import Reconciler, children_of
+from ray_app.collection.supervisor import Reconciler, children_of, machines
 from ray_app.logs import configure
 from ray_app.settings import load_settings
 
@@ -23,6 +24,8 @@ class Supervisor:
     def __init__(self) -> None:
         settings = load_settings()
         configure(settings.log_level)
+        refuse_shared_sqlite(settings.resolved_database_url, machines())
+        self._database_url = settings.resolved_database_url
         self._reconciler = Reconciler(children_of(settings), settings.ray_namespace)
         self._jobs = JobsClient.from_settings(settings)
         history = HistoryKeeper(settings, self._jobs)
@@ -37,6 +40,7 @@ class Supervisor:
         for task in self._tasks:
             if task.done():
                 raise RuntimeError(f"the supervisor's {task.get_name()} is dead: {task}")
+        refuse_shared_sqlite(self._database_url, await asyncio.to_thread(machines))  # machines may join at any time
 
     async def states(self) -> list[dict[str, Any]]:
         """Each actor as last seen."""

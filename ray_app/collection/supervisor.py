@@ -70,6 +70,11 @@ def children_of(settings: Settings) -> list[Child]:
     ]
 
 
+def machines() -> set[str]:
+    """The addresses of the machines of this cluster that are alive. Ray must be connected."""
+    return {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+
+
 def find_collector(collector: str, namespace: str) -> Any:
     """The running actor of ``collector``; CryptoDataError where there is none. Ray must be connected."""
     prefix = f"{PREFIX}{collector}:"

@@ -8,7 +8,9 @@ from ray import serve
 
 from ray_app.clock import open_clock
 from ray_app.collection.actors import EventBusClient
+from ray_app.collection.cluster import refuse_shared_sqlite
 from ray_app.collection.jobs import JobsClient
+from ray_app.collection.supervisor import machines
 from ray_app.health.evidence import Probe
 from ray_app.logs import configure
 from ray_app.serving import api, deps
@@ -26,6 +28,7 @@ class Gateway:
     def __serve_build_asgi_app__(self) -> api.Gateway:
         settings = load_settings()
         configure(settings.log_level)
+        refuse_shared_sqlite(settings.resolved_database_url, machines())
         bus = EventBusClient(settings.ray_namespace)
 
         async def ask_redis() -> Probe:
@@ -55,6 +58,7 @@ class Streams:
     def __serve_build_asgi_app__(self) -> StreamsApp:
         settings = load_settings()
         configure(settings.log_level)
+        refuse_shared_sqlite(settings.resolved_database_url, machines())
         db = Database(settings.resolved_database_url, pool_size=settings.db_pool_size)
         clock = open_clock(settings.epoch_file)
         registry = deps.StoredRegistry(db)
