@@ -30,6 +30,17 @@ def rendered() -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
+def config(rendered: list[dict[str, Any]]) -> dict[str, str]:
+    """The settings that are not secret."""
+    [found] = [
+        document["data"]
+        for document in rendered
+        if document["kind"] == "ConfigMap" and document["metadata"]["name"].startswith("data-collection-config-")
+    ]
+    return found
+
+
+@pytest.fixture(scope="module")
 def ray_service(rendered: list[dict[str, Any]]) -> dict[str, Any]:
     [service] = [document for document in rendered if document["kind"] == "RayService"]
     return service
@@ -69,18 +80,15 @@ def test_consumers_find_the_service_by_the_name_and_ports_they_know(ray_service)
     assert (port["port"], port["nodePort"]) == (8000, 30080)
 
 
-def test_every_variable_is_a_setting_or_rays_own(rendered):
+def test_every_variable_is_a_setting_or_rays_own(config):
     known = {
         str(name)
         for field in Settings.model_fields.values()
         if isinstance(field.validation_alias, AliasChoices)
         for name in field.validation_alias.choices
     }
-    [config] = [
-        d for d in rendered if d["kind"] == "ConfigMap" and d["metadata"]["name"].startswith("data-collection-config-")
-    ]
     secret = yaml.safe_load((ROOT / "kuberay/secret.example.yaml").read_text())
-    names = {*config["data"], *secret["stringData"]}
+    names = {*config, *secret["stringData"]}
     assert {name for name in names - known if not name.startswith("RAY_")} == set()
 
 
@@ -94,13 +102,13 @@ def test_pods_run_restricted_and_with_equal_requests_and_limits(ray_service):
     for spec in pod_specs(ray_service):
         assert spec["securityContext"]["runAsNonRoot"] is True
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-        [container] = spec["containers"]
-        assert container["securityContext"] == {
-            "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"]},
-        }
-        # KubeRay reads only the limits: a different request would be a lie.
-        assert container["resources"]["requests"] == container["resources"]["limits"]
+        for container in (*spec["containers"], *spec.get("initContainers", ())):
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "capabilities": {"drop": ["ALL"]},
+            }
+            # KubeRay reads only the limits: a different request would be a lie.
+            assert container["resources"]["requests"] == container["resources"]["limits"]
 
 
 def test_the_operators_own_rules_hold(ray_service):
@@ -118,8 +126,45 @@ def test_the_operators_own_rules_hold(ray_service):
     assert head_service != ray_service["spec"]["serveService"]["metadata"]["name"]
 
 
-def test_several_pods_never_run_on_sqlite(rendered):
-    [config] = [
-        d for d in rendered if d["kind"] == "ConfigMap" and d["metadata"]["name"].startswith("data-collection-config-")
-    ]
-    assert config["data"]["MYSQL_HOST"]
+def test_several_pods_never_run_on_sqlite(config):
+    assert config["MYSQL_HOST"]
+    assert "DATABASE_URL" not in config
+
+
+def test_every_container_has_the_settings_and_the_secrets(ray_service, rendered):
+    config_maps = {document["metadata"]["name"] for document in rendered if document["kind"] == "ConfigMap"}
+    for spec in pod_specs(ray_service):
+        for container in (*spec["containers"], *spec.get("initContainers", ())):
+            [settings, secrets] = container["envFrom"]
+            assert settings["configMapRef"]["name"] in config_maps, "kustomize adds a digest to the name"
+            assert secrets == {"secretRef": {"name": "crypto-data-secrets"}}
+            assert "env" not in container, "no second place to look for a setting"
+
+
+def test_serve_runs_behind_our_haproxy_and_the_image_holds_it(config):
+    assert (config["RAY_SERVE_ENABLE_HA_PROXY"], config["RAY_SERVE_THROUGHPUT_OPTIMIZED"]) == ("1", "1")
+    dockerfile = (ROOT / "kuberay/Dockerfile").read_text()
+    assert f"RUN python -m ray_app.node.haproxy {config['RAY_SERVE_HAPROXY_BINARY_PATH']}\n" in dockerfile
+
+
+def test_the_image_holds_what_the_node_reads():
+    copied = re.findall(r"^COPY \S+ (.+) \S+$", (ROOT / "kuberay/Dockerfile").read_text(), re.MULTILINE)
+    names = {name for line in copied for name in line.split()}
+    assert {"ray_app", "jobs", "pyproject.toml", "constraints.txt", "README.md", "LICENSE"} == names
+    for name in names:
+        assert (ROOT / name).exists(), name
+
+
+def test_the_schema_is_brought_up_to_date_before_the_head_starts(ray_service):
+    head, *workers = pod_specs(ray_service)
+    [migrate] = head["initContainers"]
+    assert migrate["command"] == ["crypto-data", "db", "upgrade"]
+    assert migrate["image"] == head["containers"][0]["image"]
+    assert all("initContainers" not in spec for spec in workers)
+
+
+def test_rays_token_is_kuberays_to_make(ray_service, config):
+    assert ray_service["spec"]["rayClusterConfig"]["authOptions"] == {"mode": "token"}
+    assert not [name for name in config if name.startswith("RAY_AUTH")]
+    # the Service that KubeRay makes for the head of whichever cluster is active
+    assert config["RAY_DASHBOARD_URL"] == f"http://{ray_service['metadata']['name']}-head-svc:8265"
