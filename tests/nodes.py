@@ -16,12 +16,13 @@ from typing import Any
 
 import httpx
 
-from ray_app.node import record
+from ray_app.node import processes, record
+from ray_app.node.processes import Process
 from ray_app.node.record import NodeRecord
 from tests.servers import free_port, wait_until
 
 COMMAND = (sys.executable, "-c", "from ray_app.cli import main; main()")
-READY_S = 150.0
+READY_S = 240.0  # a guard against a start that hangs; 30 s on two cores that are free
 
 
 @dataclass
@@ -65,6 +66,37 @@ class Node:
         """POST ``body`` as JSON to ``path`` with a key of ``level``."""
         headers = {"Authorization": f"Bearer {self.key(level)}"}
         return httpx.post(self.url + path, headers=headers, json=body, timeout=20, trust_env=False)
+
+    def dashboard(self, path: str, token: str | None = None, **params: Any) -> httpx.Response:
+        """GET ``path`` of the Ray dashboard, by default with the node's token."""
+        token = (self.data_dir / "run" / "ray_token").read_text() if token is None else token
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        url = f"http://127.0.0.1:{self.dashboard_port}{path}"
+        return httpx.get(url, headers=headers, params=params, timeout=30, trust_env=False)
+
+    def processes(self) -> set[Process]:
+        """Every process of the node that runs now, the launcher included."""
+        pids = processes.descendants([self.process.pid])
+        known = {process for pid in pids if (process := Process.of(pid)) is not None}
+        return known | {process for process in self.record.started_processes() if process.alive}
+
+    def wait_printed(self, text: str, timeout_s: float = READY_S) -> None:
+        """Until it has printed ``text``; AssertionError with everything printed where it does not come."""
+        wait_until(
+            lambda: text in self.printed or self.process.poll() is not None, timeout_s, f"{text}\n{self.printed}"
+        )
+        assert text in self.printed, f"the node ended with {self.process.poll()}:\n{self.printed}"
+
+    def wait_job(self, job_id: str, timeout_s: float = READY_S) -> dict[str, Any]:
+        """The job as the API shows it once it has ended, one way or another."""
+        seen: dict[str, Any] = {}
+
+        def ended() -> bool:
+            seen.update(self.get(f"/api/v1/admin/jobs/{job_id}").json())
+            return seen.get("status") in {"SUCCEEDED", "FAILED", "STOPPED"}
+
+        wait_until(ended, timeout_s, f"the end of job {job_id}")
+        return seen
 
     def cli(self, *arguments: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
         """Another ``crypto-data`` command on this node's data directory, in its environment."""
