@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
+from dotenv import dotenv_values
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -248,5 +249,6 @@ def _explain(location: tuple[int | str, ...], message: str) -> str:
 
 
 def ignored_names() -> dict[str, str]:
-    """The names of :data:`IGNORED` that are set in the environment, with the reason each is ignored."""
-    return {name: reason for name, reason in IGNORED.items() if name in os.environ}
+    """The names of :data:`IGNORED` that are set in the environment or in .env, with the reason each is ignored."""
+    found = dotenv_values(".env").keys() | os.environ.keys()
+    return {name: reason for name, reason in IGNORED.items() if name in found}

@@ -33,12 +33,13 @@ class Node:
     port: int
     dashboard_port: int
     process: subprocess.Popen[str]
+    host: str = "127.0.0.1"
     lines: list[str] = field(default_factory=list)
 
     @property
     def url(self) -> str:
         """Where the API is."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     @property
     def state_dir(self) -> Path:
@@ -138,11 +139,18 @@ def clean_environment(variables: Mapping[str, str] | None = None) -> dict[str, s
 
 @contextmanager
 def started_node(
-    data_dir: Path, *options: str, environment: Mapping[str, str] | None = None, upstream: str = "sandbox"
+    data_dir: Path,
+    *options: str,
+    environment: Mapping[str, str] | None = None,
+    upstream: str = "sandbox",
+    host: str = "127.0.0.1",
 ) -> Iterator[Node]:
-    """Start ``crypto-data up`` with ``options`` for the block; it is ended at the end, whatever happened."""
+    """Start ``crypto-data up`` with ``options`` for the block; it is ended at the end, whatever happened.
+
+    ``host``: a loopback address.
+    """
     port, dashboard_port = free_port(), free_port()
-    arguments = ["--upstream", upstream, "--data-dir", str(data_dir)]
+    arguments = ["--upstream", upstream, "--data-dir", str(data_dir), "--host", host]
     arguments += ["--port", str(port), "--dashboard-port", str(dashboard_port), *options]
     process = subprocess.Popen(
         [*COMMAND, "up", *arguments],
@@ -153,7 +161,7 @@ def started_node(
         stderr=subprocess.STDOUT,
         text=True,
     )
-    node = Node(data_dir, port, dashboard_port, process)
+    node = Node(data_dir, port, dashboard_port, process, host)
     reader = threading.Thread(target=_collect, args=(node,), daemon=True)
     reader.start()
     try:

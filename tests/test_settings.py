@@ -102,9 +102,10 @@ def test_an_error_never_shows_a_secret(monkeypatch, capsys):
     assert len(captured.err.strip().splitlines()) == 1
 
 
-def test_names_that_mean_nothing_are_reported_with_the_reason(monkeypatch):
+def test_names_that_mean_nothing_are_reported_with_the_reason(monkeypatch, tmp_path):
     monkeypatch.setenv("CLOSE_COLUMN", "close")
-    assert ignored_names() == {"CLOSE_COLUMN": IGNORED["CLOSE_COLUMN"]}
+    (tmp_path / ".env").write_text("WORKERS=8\n")
+    assert ignored_names() == {name: IGNORED[name] for name in ("CLOSE_COLUMN", "WORKERS")}
     output = CliRunner().invoke(cli, ["config"]).output
     assert "CLOSE_COLUMN is set but ignored: table and column names are fixed" in output
 

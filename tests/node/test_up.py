@@ -51,11 +51,15 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
+def sockets(node: Node) -> list[tuple[str, int, str]]:
+    """(address, port, command) of every socket that a process of the node listens on."""
+    running = {process.pid: process.command for process in node.processes()}
+    return [(address, port, running[pid]) for address, port, pid in open_addresses(set(running))]
+
+
 def beyond_loopback(node: Node) -> list[tuple[str, int, str]]:
-    """(address, port, process) of every socket of the node that listens beyond this machine."""
-    pids = {process.pid for process in node.processes()}
-    found = [(address, port, Process.of(pid)) for address, port, pid in open_addresses(pids) if address not in LOOPBACK]
-    return [(address, port, process.command) for address, port, process in found if process is not None]
+    """Those of ``sockets`` that other machines could reach."""
+    return [socket for socket in sockets(node) if socket[0] not in LOOPBACK]
 
 
 def rows(node: Node, query: str) -> list[tuple[Any, ...]]:
@@ -133,9 +137,12 @@ def test_other_users_can_enter_none_of_its_directories(node):
 # --- the dashboard ---
 
 
-@pytest.mark.parametrize("path", ["/api/jobs/", "/api/v0/actors", "/api/serve/applications/", "/nodes?view=summary"])
-def test_the_dashboard_wants_its_token(node, path):
-    assert node.dashboard(path).status_code == 200
+@pytest.mark.parametrize(
+    ("path", "query"),
+    [("/api/jobs/", {}), ("/api/v0/actors", {}), ("/api/serve/applications/", {}), ("/nodes", {"view": "summary"})],
+)
+def test_the_dashboard_wants_its_token(node, path, query):
+    assert node.dashboard(path, **query).status_code == 200
     assert node.dashboard(path, token="").status_code == 401
     assert node.dashboard(path, token="0" * 64).status_code == 403
 
@@ -232,8 +239,10 @@ def test_after_kill_9_the_next_start_cleans_up_and_goes_on_with_the_same_data(no
         before = rows(second, "SELECT count(*) FROM price_data_real")[0][0]
         second.process.kill()
         second.process.wait()
-        with started_node(data_dir) as third:
+        with started_node(data_dir, host="127.0.0.2") as third:
             third.wait_ready()
+            assert {address for address, port, _ in sockets(third) if port == third.port} == {"127.0.0.2"}
+            assert all(address == "127.0.0.1" for address, _, command in sockets(third) if "haproxy" not in command)
             assert [process.command for process in known if process.alive] == []
             assert rows(third, "SELECT count(*) FROM price_data_real")[0][0] >= before
             assert rows(third, "PRAGMA integrity_check") == [("ok",)]
