@@ -190,7 +190,7 @@ def run(minutes: float) -> Result:
         assets_at_ready=assets_at_ready,
         assets_at_end=assets_at_end,
         most_jobs=max(one.running(r"^ray::JobSupervisor") for one in looks),
-        most_backfills=max(one.running(r"python\S* \S*jobs/backfill\.py") for one in looks),
+        most_backfills=max(one.running(r"^\S*python\S* \S*jobs/backfill\.py") for one in looks),
         steady_cpu=_rate(before, looks[-1]),
         steady_backfill=looks[-1].running(r"jobs/backfill\.py") > 0,
         others_cpu=(looks[-1].busy - looks[0].busy) / (looks[-1].at - looks[0].at) - _rate(looks[0], looks[-1]),
