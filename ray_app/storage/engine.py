@@ -247,14 +247,22 @@ def _normalised(url: str | URL) -> URL:
     """One driver per database, and utf8mb4 always."""
     try:
         parsed = make_url(url)
-    except exc.ArgumentError as error:
-        raise ConfigError("DATABASE_URL is not a database URL, e.g. mysql+pymysql://user:password@host/db") from error
+    except (exc.ArgumentError, ValueError):  # never "from" it: a traceback would show the URL with its password
+        raise ConfigError("DATABASE_URL is not a database URL, e.g. mysql+pymysql://user:password@host/db") from None
     backend = parsed.get_backend_name()
     if backend == "sqlite":
         return parsed.set(drivername="sqlite")
     if backend in {"mysql", "mariadb"}:
+        if not parsed.database:
+            raise ConfigError("DATABASE_URL names no database, e.g. mysql+pymysql://user:password@host/crypto_prices")
         return parsed.set(drivername="mysql+pymysql").update_query_dict({"charset": "utf8mb4"})
     raise ConfigError(f"DATABASE_URL names {backend!r}; supported are sqlite and mysql+pymysql (MySQL 8, MariaDB)")
+
+
+def sqlite_file(url: str) -> Path | None:
+    """The file of a SQLite URL, whether it exists or not; None for a server's. ConfigError as :class:`Database`."""
+    parsed = _normalised(url)
+    return Path(parsed.database) if parsed.get_backend_name() == "sqlite" and parsed.database else None
 
 
 def _sqlite_engine(url: URL, pool_size: int, *, writes: bool) -> Engine:
@@ -346,6 +354,10 @@ def _explained(where: str) -> Iterator[None]:
         if mysql_code(error) == 1146:
             raise StorageError(f"{where}: {error.orig}{_advice(error)}") from error
         raise
+    except exc.DatabaseError as error:
+        if "file is not a database" not in str(error.orig):  # every other kind is the caller's
+            raise
+        raise StorageError(f"{where}: {error.orig}{_advice(error)}") from error
 
 
 def _advice(error: exc.DBAPIError) -> str:
@@ -356,6 +368,10 @@ def _advice(error: exc.DBAPIError) -> str:
         return " (is the server running, and are MYSQL_HOST and MYSQL_PORT right?)"
     if code in {1044, 1045, 1049, 1698}:
         return " (check MYSQL_USER, MYSQL_PASSWORD and MYSQL_DATABASE)"
+    if code in {1142, 1370}:
+        return " (that user may not do this here: GRANT ALL ON the database TO it, or upgrade as one who may)"
+    if "file is not a database" in text:
+        return " (DATABASE_URL or DATA_DIR names a file of something else)"
     if "unable to open database file" in text:
         return " (check DATA_DIR: does the folder exist, and may this user write there?)"
     return ""

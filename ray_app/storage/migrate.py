@@ -19,6 +19,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Column, Connection, Table, UniqueConstraint, inspect, text
 from sqlalchemy import types as sqltypes
 from sqlalchemy.dialects import mysql, sqlite
+from sqlalchemy.exc import DBAPIError, UnreflectableTableError
 
 from ray_app.errors import SchemaDrift, StorageError
 from ray_app.storage.engine import Database
@@ -52,6 +53,8 @@ def _upgrade(conn: Connection) -> str:
 def _run_chain(conn: Connection) -> str:
     config = _config()
     newest = ScriptDirectory.from_config(config).get_current_head() or ""
+    if found := list(_foreign(conn)) or list(_newer(conn)):
+        raise SchemaDrift("nothing was changed: " + "; ".join(found))
     if _revision(conn) != newest:
         config.attributes["connection"] = conn
         command.upgrade(config, "head")
@@ -66,6 +69,7 @@ def _config() -> Config:
 
 
 def _revision(conn: Connection) -> str | None:
+    """The revision a database is at; None: no migration has run. Only after :func:`_foreign` found nothing."""
     return MigrationContext.configure(conn, opts={"version_table": VERSION_TABLE}).get_current_revision()
 
 
@@ -78,21 +82,36 @@ def require_current(db: Database) -> None:
 def check(db: Database) -> list[str]:
     """Every difference between the database's schema and this version's, one sentence each; [] = none."""
     with db.read() as conn:
-        return [*_revision_drift(conn), *_table_drift(conn), *_view_drift(conn)]
+        return [*(list(_foreign(conn)) or _revision_drift(conn)), *_table_drift(conn), *_view_drift(conn)]
 
 
 def _revision_drift(conn: Connection) -> Iterator[str]:
-    script = ScriptDirectory.from_config(_config())
-    newest, present = script.get_current_head(), _revision(conn)
-    if present == newest:
-        return
-    known = {revision.revision for revision in script.walk_revisions()}
+    newest, present = ScriptDirectory.from_config(_config()).get_current_head(), _revision(conn)
     if present is None:
         yield f"no migration has run, {newest} is expected: run crypto-data db upgrade"
-    elif present in known:
+    elif newer := list(_newer(conn)):
+        yield from newer
+    elif present != newest:
         yield f"the schema is at revision {present}, {newest} is expected: run crypto-data db upgrade"
-    else:
+
+
+def _newer(conn: Connection) -> Iterator[str]:
+    present = _revision(conn)
+    if present not in {None, *(one.revision for one in ScriptDirectory.from_config(_config()).walk_revisions())}:
         yield f"the schema is at revision {present}, which this version does not know: a newer version has used it"
+
+
+def _foreign(conn: Connection) -> Iterator[str]:
+    """Tables that have our names and not our columns in a database no migration of ours has touched."""
+    inspector = inspect(conn)
+    present = set(inspector.get_table_names())
+    foreign: list[str] = []
+    if VERSION_TABLE in present and "version_num" not in {c["name"] for c in inspector.get_columns(VERSION_TABLE)}:
+        foreign.append(VERSION_TABLE)
+    elif _revision(conn) is None:
+        foreign += [t.name for t in metadata.sorted_tables if t.name in present and any(_column_drift(conn, t))]
+    for name in foreign:
+        yield f"table {name} is another program's: give the node a database of its own (MYSQL_DATABASE, DATABASE_URL)"
 
 
 # --- tables ---------------------------------------------------------------------------------------------------
@@ -202,6 +221,10 @@ def _index_drift(conn: Connection, table: Table) -> Iterator[str]:
             yield f"{name} is missing"
         elif found[columns] != unique:
             yield f"{name} is {'not unique' if unique else 'unique'}"
+    for there, unique in found.items():
+        if unique and there not in wanted and there != wanted_key:
+            named = ", ".join(column or "an expression" for column in there)
+            yield f"unique index on {table.name} ({named}) is not of this version: it refuses rows"
 
 
 # --- views ----------------------------------------------------------------------------------------------------
@@ -216,6 +239,10 @@ def _view_drift(conn: Connection) -> Iterator[str]:
             continue
         with warnings.catch_warnings():  # SQLAlchemy cannot name the type of a computed column; names are what we ask
             warnings.simplefilter("ignore")
-            found = tuple(column["name"] for column in inspector.get_columns(view))
+            try:
+                found = tuple(str(column["name"]) for column in inspector.get_columns(view))
+            except (DBAPIError, UnreflectableTableError) as error:
+                yield f"view {view} does not work: {str(error).splitlines()[0]}"
+                continue
         if found != wanted:
             yield f"view {view} has columns ({', '.join(found)}), ({', '.join(wanted)}) are expected"

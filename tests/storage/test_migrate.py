@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from sqlalchemy import inspect, text
 
-from ray_app.cli import cli
+from ray_app.cli import cli, main
 from ray_app.errors import SchemaDrift
 from ray_app.storage import migrate
 from ray_app.storage.engine import Database
@@ -73,6 +75,8 @@ BOTH = {
     "ALTER TABLE collector_runs DROP COLUMN last_error": "column collector_runs.last_error is missing",
     "UPDATE schema_version SET version_num = '0999'": "the schema is at revision 0999, which this version does not know: "
     "a newer version has used it",
+    "CREATE UNIQUE INDEX u ON ohlc_data (open_time)": "unique index on ohlc_data (open_time) is not of this version: it "
+    "refuses rows",
 }
 ONLY_MARIADB = {
     "ALTER TABLE outbox ENGINE=MyISAM": "table outbox is stored by MyISAM, InnoDB is expected",
@@ -102,6 +106,43 @@ def test_each_difference_is_one_sentence(db: Database, change: str) -> None:
     assert migrate.check(db) == [BOTH[change]]
     with pytest.raises(SchemaDrift, match="the schema is not this version's"):
         migrate.require_current(db)
+
+
+def test_a_view_that_no_longer_works_is_named_beside_what_broke_it(db: Database) -> None:
+    broken = "SELECT asset_id FROM nowhere" if db.dialect == "sqlite" else "SELECT last_error FROM collector_runs"
+    alter(db, "DROP VIEW price_current", f"CREATE VIEW price_current AS {broken}")
+    if db.dialect == "mysql":
+        alter(db, "ALTER TABLE collector_runs DROP COLUMN last_error")
+        assert "column collector_runs.last_error is missing" in migrate.check(db)
+    assert any(found.startswith("view price_current does not work: ") for found in migrate.check(db))
+    with pytest.raises(SchemaDrift):
+        migrate.require_current(db)
+
+
+def test_a_schema_of_a_newer_version_is_left_alone(db: Database) -> None:
+    alter(db, "UPDATE schema_version SET version_num = '0999'")
+    with pytest.raises(SchemaDrift, match="0999, which this version does not know"):
+        migrate.upgrade(db)
+
+
+#: What the earlier system's database, or any other program's, may hold under our names.
+FOREIGN = {
+    "crypto_assets": "CREATE TABLE crypto_assets (id INTEGER PRIMARY KEY, symbol VARCHAR(16), is_active INTEGER)",
+    "ohlc_data": "CREATE TABLE ohlc_data (id INTEGER PRIMARY KEY, symbol VARCHAR(16), timestamp_unix BIGINT)",
+    "schema_version": "CREATE TABLE schema_version (version INTEGER, description VARCHAR(80))",
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_database_of_another_program_is_named_and_not_touched(database_url: str, name: str) -> None:
+    db = Database(database_url)
+    alter(db, FOREIGN[name], "CREATE TABLE customers (id INTEGER PRIMARY KEY)")
+    assert f"table {name} is another program's" in migrate.check(db)[0]
+    with pytest.raises(SchemaDrift, match=rf"{name} is another program's.*MYSQL_DATABASE"):
+        migrate.upgrade(db)
+    with db.read() as conn:
+        assert set(inspect(conn).get_table_names()) == {name, "customers"}
+    db.dispose()
 
 
 @pytest.mark.integration
@@ -147,12 +188,44 @@ def test_the_command_names_differences_and_exits_with_1(database_url: str) -> No
     assert call("check") == (1, "table api_keys is missing\nview price_current is missing\n")
 
 
-def test_an_unreachable_database_is_one_line_without_the_password() -> None:
-    program = "import sys; from ray_app.cli import main; main(['db', 'check', '--database-url', sys.argv[1]])"
-    url = f"mysql+pymysql://node:sesame@127.0.0.1:{free_port()}/crypto"
-    done = subprocess.run([sys.executable, "-c", program, url], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 1
-    assert done.stdout == ""
-    assert done.stderr.count("\n") == 1
-    assert "is the server running" in done.stderr
-    assert "sesame" not in done.stderr
+@pytest.fixture
+def db_check(capsys: pytest.CaptureFixture[str]) -> Callable[[str], tuple[int, str, str]]:
+    """``crypto-data db check`` of a URL: exit status, stdout, stderr."""
+
+    def call(url: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main(["db", "check", "--database-url", url])
+        said = capsys.readouterr()
+        return int(ended.value.code or 0), said.out, said.err
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("place", "says"),
+    [
+        (":{port}/crypto", "is the server running"),
+        (":{port}", "names no database"),
+        (":{port}/", "names no database"),
+        (":port/crypto", "is not a database URL"),
+    ],
+)
+def test_an_unreachable_database_is_one_line_without_the_password(db_check, place: str, says: str) -> None:
+    status, out, err = db_check("mysql+pymysql://node:sesame@127.0.0.1" + place.format(port=free_port()))
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert says in err
+    assert "sesame" not in err
+
+
+def test_a_file_that_is_no_database_is_one_line(db_check, tmp_path: Path) -> None:
+    (tmp_path / "notes.db").write_text("not a database\n" * 100)
+    status, out, err = db_check(f"sqlite:///{tmp_path}/notes.db")
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert "file is not a database (DATABASE_URL or DATA_DIR names" in err
+
+
+def test_looking_makes_no_database(db_check, tmp_path: Path) -> None:
+    status, out, err = db_check(f"sqlite:///{tmp_path}/new/node.db")
+    assert (status, err) == (1, "")
+    assert out.endswith("node.db: there is no database yet: run crypto-data db upgrade\n")
+    assert list(tmp_path.iterdir()) == []
