@@ -62,6 +62,12 @@ class CollectorEvidence:
     last_error_at: int | None = None
 
     @property
+    def running_since(self) -> int | None:
+        """When the pass began that has not ended yet, as far as is known; None: none is under way."""
+        ended = max(self.succeeded_at or 0, self.last_error_at or 0)
+        return self.started_at if self.started_at is not None and self.started_at > ended else None
+
+    @property
     def failing_since(self) -> int | None:
         """When its last pass failed, None if it succeeded."""
         if self.last_error_at is None or (self.succeeded_at is not None and self.succeeded_at >= self.last_error_at):

@@ -50,6 +50,9 @@ CEILING = 50.0
 #: a collector that has not finished its first pass is starting for so long (node time), and no longer
 START_MS = 10 * MINUTE_MS
 
+#: a pass that takes longer (node time) is not slow, it hangs
+HUNG_MS = 60 * MINUTE_MS
+
 FREE_SHARE, FREE_BYTES, FULL_BYTES = 0.05, 2 * 1024**3, 256 * 1024**2
 
 
@@ -222,8 +225,11 @@ def _loop(collector: CollectorEvidence) -> Iterable[_Finding]:
     if collector.started_at is None:
         yield _Finding(1.0, "it has never run")
         return
-    if collector.overdue_ms > collector.patience_ms:
-        late = collector.overdue_ms // MINUTE_MS
+    late = collector.overdue_ms // MINUTE_MS
+    if collector.leased and collector.running_since is not None and late < HUNG_MS // MINUTE_MS:
+        if collector.overdue_ms > collector.patience_ms:
+            yield _Finding(0.5, f"its pass has been running for {late} min", collector.running_since)
+    elif collector.overdue_ms > collector.patience_ms:
         yield _Finding(1.0, f"its loop does not act: the next pass is {late} min overdue", collector.next_run_at)
         return
     if not collector.leased:

@@ -298,6 +298,7 @@ class Socket:
             return
         while (text := await self._next()) is not None:
             await self._follow(text)
+            await asyncio.sleep(0)  # messages that are here already would be followed before any answer is written
 
     async def _next(self) -> str | bytes | None:
         """The next message; None once the peer is gone or is being sent away."""

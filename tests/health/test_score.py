@@ -256,6 +256,27 @@ def test_words_follow_the_score() -> None:
     assert seen["healthy"] >= 80 > seen["degraded"] >= 60
 
 
+def test_a_long_pass_is_slow_and_dead_only_after_an_hour() -> None:
+    def after(minutes: int, **values: Any) -> Component:
+        began = NOW - minutes * MINUTE_MS
+        found = collector(
+            "crypto-prices",
+            dataset(),
+            started_at=began,
+            overdue_ms=minutes * MINUTE_MS,
+            next_run_at=began - 1,
+            **values,
+        )
+        return component(
+            score(with_collector(0, replace(found, succeeded_at=began - HOUR_MS))), "collector:crypto-prices"
+        )
+
+    assert after(5).state == "ok"
+    assert after(20).state == "degraded"
+    assert after(20, leased=False).state == "dead", "whoever ran it is gone"
+    assert after(60).state == "dead"
+
+
 # --- starting ------------------------------------------------------------------------------------------------
 
 

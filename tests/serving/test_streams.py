@@ -664,6 +664,17 @@ async def test_a_long_resume_does_not_make_a_reading_client_slow(world: World) -
         assert server.streams.status().slow == 0
 
 
+async def test_a_client_that_asks_much_at_once_and_reads_the_answers_is_not_slow(world: World) -> None:
+    async with serving(world.deps(client=Limits(queue_bytes=10_000))) as server, server.connect() as client:
+        await client.say({"symbols": ["*"], "api_key": KEY})
+        asked = [client.say({"action": "subscribe", "symbols": ["*"], "id": number}) for number in range(200)]
+        await asyncio.gather(*asked)
+        async with asyncio.timeout(PATIENCE_S):
+            while json.loads(await client.socket.recv()).get("id") != 199:
+                pass
+        assert server.streams.status().slow == 0
+
+
 async def test_shutdown_closes_every_client_with_1012(world: World) -> None:
     async with serving(world.deps()) as server, server.subscribed("BTC") as (one, _), server.connect() as two:
         await server.streams.aclose()
