@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -135,9 +135,19 @@ class Launcher:
         self._await_head(dashboard)
         say("starting    gateway, streams, collection")
         self._dashboard = dashboard
-        dashboard.deploy(plan.serve_config())
+        self._deploy(plan, dashboard)
         self._remember()
         self._await_ready(Readiness(plan.options.url, probe_key(plan.settings), prepared.probes, dashboard))
+
+    def _deploy(self, plan: Plan, dashboard: Dashboard) -> None:
+        try:
+            dashboard.deploy(plan.serve_config())
+        except NodeError:
+            assert self._head is not None  # noqa: S101 - started before
+            with suppress(subprocess.TimeoutExpired):
+                self._head.wait(HEAD_STOP_S)
+            self._check_head()  # where Ray is ending, the dashboard that hangs up is only its first sign
+            raise
 
     @staticmethod
     def _prepare(plan: Plan) -> _Prepared:

@@ -7,7 +7,12 @@ import sys
 
 import pytest
 
-from ray_app.node import launcher
+from ray_app.errors import NodeError
+from ray_app.node import launcher, record
+from ray_app.node.dashboard import Dashboard
+from ray_app.node.plan import Plan
+from ray_app.settings import Settings
+from tests.servers import free_port
 
 SAY_INTO_A_CLOSED_PIPE = """
 import os, sys
@@ -42,6 +47,20 @@ def test_a_signal_waits_until_what_is_being_started_is_known():
     with pytest.raises(launcher._Interrupted):
         start()
     assert reached == ["the end of the block"]
+
+
+def test_where_ray_ends_the_dashboard_that_hangs_up_is_not_the_news(tmp_path):
+    node = launcher.Launcher(launcher.Options(data_dir=tmp_path))
+    record.run_dir(tmp_path).mkdir()
+    (record.run_dir(tmp_path) / "ray.log").write_text("Traceback …\nException: The current node timed out\n")
+    node._head = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(0.3); raise SystemExit(1)"])
+    plan = Plan.make(
+        launcher.Options(upstream="sandbox", port=free_port(), dashboard_port=free_port()), Settings(data_dir=tmp_path)
+    )
+    gone = Dashboard(f"http://127.0.0.1:{free_port()}", "token")
+    with pytest.raises(NodeError, match=r"Ray ended \(1\).*The current node timed out"):
+        node._deploy(plan, gone)
+    gone.close()
 
 
 def test_the_launcher_stays_small():
