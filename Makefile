@@ -13,10 +13,10 @@ run: setup  ## start the node (ARGS='--upstream sandbox --port 8001 …'; see cr
 
 test: setup-dev  ## the whole suite: real MariaDB, Redis, Ray (ARGS='-k name' to narrow)
 	@scripts/test-services
-	@$(BIN)/python -m pytest $(ARGS)
+	@scripts/test $(ARGS)
 
 test-fast: setup-dev  ## the tests that start no server (ARGS='-k name')
-	@$(BIN)/python -m pytest -m 'not integration and not node' $(ARGS)
+	@$(BIN)/python -m pytest -n 2 -m 'not integration and not node' $(ARGS)
 
 lint: setup-dev  ## ruff, formatting and mypy --strict
 	@$(BIN)/ruff check .

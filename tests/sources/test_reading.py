@@ -163,7 +163,7 @@ def test_body_with_a_byte_order_mark_is_read():
         (b'{"a": "b', "cut off"),
         (b'{"a": 1,, "b": 2}', "broken at character 8"),
         (b"\xff\xff", "UTF-8"),
-        (gzip.compress(b"[]")[:-3], "gzip"),
+        (gzip.compress(b"[]", mtime=0)[:-3], "gzip"),
         (b"[" * 50_000, "cannot be read"),
     ],
 )
