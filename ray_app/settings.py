@@ -8,27 +8,69 @@ earlier system already have in their ConfigMaps; :data:`IGNORED` lists the ones 
 from __future__ import annotations
 
 import os
+import re
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from dotenv import dotenv_values
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    AliasChoices,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from ray_app.errors import ConfigError
 
-#: Names the earlier system read that mean nothing here, and why. `crypto-data config` reports the ones it finds.
+#: Names the earlier system read that mean nothing here ("*": anything), and why. Whoever is set is reported, by
+#: `crypto-data config` and on the node's screen.
 IGNORED: dict[str, str] = {
     **dict.fromkeys(
         ("CRYPTO_PRICES_TABLE", "CLOSE_COLUMN", "HIGH_COLUMN", "LOW_COLUMN", "OPEN_COLUMN", "VOLUME_COLUMN"),
         "table and column names are fixed by the migrations (docs/architecture.md); a mapping can only be wrong",
     ),
-    "REDIS_ENABLED": "Redis is used exactly when REDIS_URL or REDIS_HOST is set",
-    "WORKERS": "replicas are set in serve_config.yaml",
-    "JWT_SECRET_KEY": "keys are random and stored as hashes; there are no JWTs",
-    "MOCK_OPENAI": "nothing is mocked",
+    **dict.fromkeys(
+        ("FRED_API_KEY", "GUARDIAN_API_KEY", "REDDIT_CLIENT_ID", "REDDIT_CLIENT_SECRET", "TWITTER_BEARER_TOKEN"),
+        "no source of this version asks that upstream (crypto-data sources)",
+    ),
+    **dict.fromkeys(
+        (
+            "OPENAI_API_KEY",
+            "XAI_API_KEY",
+            "CRYPTOBERT_MODEL",
+            "OLLAMA_*ENDPOINT",
+            "OLLAMA_*_MODEL",
+            "NEWS_SCORER_ENDPOINT",
+        ),
+        "this version runs no text or language model",
+    ),
+    **dict.fromkeys(
+        ("NEWS_*INTERVAL", "SENTIMENT_*INTERVAL", "TECHNICAL_*INTERVAL", "SOCIAL_*INTERVAL", "MACRO_*INTERVAL"),
+        "this version has no such collector",
+    ),
+    **dict.fromkeys(
+        ("CORS_METHODS", "CORS_HEADERS"), "the API's methods and headers are its own; origins are CORS_ORIGINS"
+    ),
+    "COLLECTION_INTERVAL": "each collector has its own schedule; prices: PRICE_COLLECTION_INTERVAL",
+    "BACKFILL_BATCH_SIZE": "a request asks for as much as its upstream gives",
     "COLLECTOR_BEGINNING_DATE": "the history horizon is HISTORY_HOURLY_DAYS and HISTORY_DAILY_DAYS",
+    "DATA_VALIDATION_ENABLED": "every answer is checked as it is read; it cannot be switched off",
+    "ERROR_THRESHOLD_PERCENT": "health is computed from evidence, not from a threshold on errors",
+    "API_RATE_LIMIT": "limits are RATE_LIMIT_REQUESTS per RATE_LIMIT_WINDOW and key",
+    "S3_BUCKET": "the archive is a folder in DATA_DIR",
+    "BACKUP_RETENTION_DAYS": "the node makes no backups; what it archives it keeps",
+    "REDIS_ENABLED": "Redis is used exactly when REDIS_URL or REDIS_HOST is set",
+    "PORT": "the port is an option: crypto-data up --port",
+    "WORKERS": "replicas are set in serve_config.yaml",
+    "JWT_*": "keys are random and stored as hashes; there are no JWTs",
+    "*_SERVICE_URL": "the earlier services are parts of one node now",
+    "MOCK_OPENAI": "nothing is mocked",
 }
 
 #: Keys that stood in public documentation of the earlier system. They are refused, never accepted.
@@ -38,6 +80,15 @@ PUBLISHED_KEYS = frozenset(
 )
 
 Origin = Literal["live", "sandbox"]
+
+#: Schemes that URLs of servers may have, and one to show
+_SERVERS: dict[str, tuple[tuple[str, ...], str]] = {
+    "database_url": (
+        ("sqlite", "mysql", "mysql+pymysql", "mariadb", "mariadb+pymysql"),
+        "mysql+pymysql://user:password@host/crypto_prices or sqlite:////folder/node.db",
+    ),
+    "redis_url": (("redis", "rediss", "unix"), "redis://:password@host:6379/0"),
+}
 
 
 def _names(*names: str) -> AliasChoices:
@@ -159,6 +210,42 @@ class Settings(BaseSettings):
     api_key_trading: SecretStr | None = Field(None, validation_alias=_names("API_KEY_TRADING"))
     api_key_readonly: SecretStr | None = Field(None, validation_alias=_names("API_KEY_READONLY"))
 
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _any_case(cls, value: Any) -> Any:
+        return value.upper() if isinstance(value, str) else value
+
+    @field_validator("mysql_port", "redis_port", mode="before")
+    @classmethod
+    def _no_service_link(cls, value: Any) -> Any:
+        if isinstance(value, str) and value.startswith("tcp://"):
+            raise ValueError(
+                "Kubernetes made this for a Service of that name; set enableServiceLinks: false, or the port"
+            )
+        return value
+
+    @field_validator("price_interval_s")
+    @classmethod
+    def _divides_a_day(cls, value: int) -> int:
+        if 86_400 % value:
+            raise ValueError("a day is no whole number of such slots; take 60, 300, 900 or 3600")
+        return value
+
+    @field_validator("database_url", "redis_url")
+    @classmethod
+    def _names_a_server(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        schemes, example = _SERVERS[str(info.field_name)]
+        if value is not None and not _is_url(value.get_secret_value(), schemes):
+            raise ValueError(f"not a URL such as {example}")
+        return value
+
+    @field_validator("coingecko_base_url", "coinbase_exchange_base_url", "coinbase_api_base_url", "ray_dashboard_url")
+    @classmethod
+    def _is_http(cls, value: str | None) -> str | None:
+        if value is not None and not (_is_url(value, ("http", "https")) and urlsplit(value).hostname):
+            raise ValueError("not a URL such as https://api.example.com/v3")
+        return value
+
     @field_validator("cors_origins", mode="before")
     @classmethod
     def _split_origins(cls, value: Any) -> Any:
@@ -166,6 +253,9 @@ class Settings(BaseSettings):
             value = tuple(part.strip() for part in value.split(",") if part.strip())
         if "*" in value:
             raise ValueError("'*' would open the API to every web page; list the origins, comma-separated")
+        for origin in value:
+            if not re.fullmatch(r"https?://[^/?#\s]+", origin):
+                raise ValueError(f"{without_password(origin)!r} is no origin such as https://app.example.com")
         return value
 
     @field_validator("api_key_master", "api_key_trading", "api_key_readonly")
@@ -236,19 +326,49 @@ def load_settings(**overrides: Any) -> Settings:
     try:
         return Settings(**overrides)
     except ValidationError as error:
-        problems = "; ".join(_explain(problem["loc"], problem["msg"]) for problem in error.errors())
-        raise ConfigError(f"{problems}. See: crypto-data config") from None
+        problems = "; ".join(_explain(problem["loc"], problem["msg"], problem["input"]) for problem in error.errors())
+        raise ConfigError(problems) from None
 
 
-def _explain(location: tuple[int | str, ...], message: str) -> str:
-    name = str(location[0]) if location else "settings"
-    field = Settings.model_fields.get(name)
-    if field is not None and isinstance(field.validation_alias, AliasChoices):
-        name = str(field.validation_alias.choices[0])
-    return f"{name}: {message.removeprefix('Value error, ')}"
+def _explain(location: tuple[int | str, ...], message: str, given: Any) -> str:
+    """``NAME: 'value': what is wrong``, by the name the operator used; the value of a secret is left out."""
+    name, secret = str(location[0]) if location else "settings", True
+    for field_name, field in Settings.model_fields.items():
+        assert isinstance(field.validation_alias, AliasChoices)  # noqa: S101 - tests/test_settings.py proves it for all
+        names = [str(choice) for choice in field.validation_alias.choices]
+        if name in {field_name, *names}:
+            present = {one.upper() for one in _environment()}
+            name = next((one for one in names if one in present), names[0])
+            secret = "SecretStr" in str(field.annotation)
+            break
+    shown = "" if secret or not isinstance(given, str | int | float) else f"{without_password(str(given))!r}: "
+    return f"{name}: {shown}{message.removeprefix('Value error, ')}"
 
 
 def ignored_names() -> dict[str, str]:
-    """The names of :data:`IGNORED` that are set in the environment or in .env, with the reason each is ignored."""
-    found = dotenv_values(".env").keys() | os.environ.keys()
-    return {name: reason for name, reason in IGNORED.items() if name in found}
+    """What is set in the environment or in .env and fits a name of :data:`IGNORED`, with the reason it is ignored."""
+    present = sorted({name.upper() for name in _environment()})
+    reasons = {name: next((why for rule, why in IGNORED.items() if fnmatchcase(name, rule)), None) for name in present}
+    return {name: reason for name, reason in reasons.items() if reason is not None}
+
+
+def without_password(url: str) -> str:
+    """A URL with its password masked, a lone token before ``@`` and secrets in its query too; other text as it is."""
+    masked = re.sub(r"(://[^:/?#@]*):.*@", r"\1:******@", url)
+    masked = re.sub(r"(https?://)[^:/?#@]+@", r"\1******@", masked)
+    return re.sub(
+        r"([?&][^=&]*(?:pass|pwd|key|token|secret|auth)[^=&]*=)[^&#]*", r"\1******", masked, flags=re.IGNORECASE
+    )
+
+
+def _environment() -> dict[str, str | None]:
+    return {**dotenv_values(".env"), **os.environ}
+
+
+def _is_url(text: str, schemes: tuple[str, ...]) -> bool:
+    """Whether it has one of the schemes and a readable port, if any."""
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in schemes and "://" in text and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return False

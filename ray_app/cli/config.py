@@ -12,7 +12,7 @@ import click
 from dotenv import dotenv_values
 from pydantic import AliasChoices, SecretStr
 
-from ray_app.settings import Settings, ignored_names, load_settings
+from ray_app.settings import Settings, ignored_names, load_settings, without_password
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def entries(settings: Settings, environment: Mapping[str, str], dotenv: Mapping[
         names = [str(choice) for choice in field.validation_alias.choices]
         yield Entry(
             names[0],
-            _show(getattr(settings, name)),
+            _show(name, getattr(settings, name)),
             _source(names, environment, dotenv),
             field.description or "",
         )
@@ -47,12 +47,15 @@ def _source(names: list[str], environment: Mapping[str, str], dotenv: Mapping[st
     return "default"
 
 
-def _show(value: Any) -> str:
+def _show(name: str, value: Any) -> str:
     if isinstance(value, SecretStr):
-        return "******" if value.get_secret_value() else "(empty)"
+        secret = value.get_secret_value()
+        if name.endswith("_url"):
+            return without_password(secret)
+        return "******" if secret else "(empty)"
     if value is None:
         return "(not set)"
-    return ",".join(value) if isinstance(value, tuple) else str(value)
+    return ",".join(value) if isinstance(value, tuple) else without_password(str(value))
 
 
 @click.command()

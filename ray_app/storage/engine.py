@@ -249,6 +249,8 @@ def _normalised(url: str | URL) -> URL:
         parsed = make_url(url)
     except (exc.ArgumentError, ValueError):  # never "from" it: a traceback would show the URL with its password
         raise ConfigError("DATABASE_URL is not a database URL, e.g. mysql+pymysql://user:password@host/db") from None
+    if "@" in (parsed.host or ""):  # what follows the first @ would be shown as a host's name
+        raise ConfigError("DATABASE_URL has two @: write %40 for one that belongs to the user's name or password")
     backend = parsed.get_backend_name()
     if backend == "sqlite":
         return parsed.set(drivername="sqlite")

@@ -208,6 +208,7 @@ def db_check(capsys: pytest.CaptureFixture[str]) -> Callable[[str], tuple[int, s
         (":{port}", "names no database"),
         (":{port}/", "names no database"),
         (":port/crypto", "is not a database URL"),
+        ("@sesame@127.0.0.1/crypto", "write %40"),
     ],
 )
 def test_an_unreachable_database_is_one_line_without_the_password(db_check, place: str, says: str) -> None:
