@@ -233,7 +233,7 @@ def _loop(collector: CollectorEvidence) -> Iterable[_Finding]:
         yield _Finding(1.0, f"its loop does not act: the next pass is {late} min overdue", collector.next_run_at)
         return
     if not collector.leased:
-        yield _Finding(0.5, "no process holds its lease", collector.next_run_at)
+        yield _Finding(0.5, "no process holds its lease")
     if collector.failing_since is not None:
         yield _Finding(0.25, "its last pass failed", collector.failing_since)
 
