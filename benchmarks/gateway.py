@@ -2,6 +2,8 @@
 
     python benchmarks/gateway.py [--rounds 5] [--seconds 5] [--json FILE]
 
+It prints a table and a verdict for each bar; exit status 1 if one is missed.
+
 Peers, each answering the same bytes, on the same machine at the same time:
 
 * ``uvicorn``   a FastAPI route on bare uvicorn (uvloop, httptools): the ceiling of one Python process
@@ -9,9 +11,10 @@ Peers, each answering the same bytes, on the same machine at the same time:
 * ``gateway``   ours there: keys, limits, entity tags, the price board, a real SQLite
 * ``proxy``     ours behind Ray Serve's default proxy
 
-Rounds are interleaved and the medians shown, so that whatever else runs on the machine hits all alike. Needs ``wrk``
-(apt-get install wrk). Starts two Ray heads with the environment of ``crypto-data up``, on ports of their own, and
-ends everything it started.
+Rounds are interleaved and the medians shown, so that whatever else runs on the machine hits all alike; a ratio is the
+median of the rounds' ratios. wrk does not see a request that is still unanswered when a run ends, so a run must be a
+good deal longer than the second that no request may take. Needs ``wrk`` (apt-get install wrk). Starts two Ray heads
+with the environment of ``crypto-data up``, on ports of their own, and ends everything it started.
 """
 
 from __future__ import annotations
@@ -54,6 +57,10 @@ from ray_app.storage.upsert import guarded_upsert  # noqa: E402
 PATH = "/api/v1/prices/current/BTC"
 CONNECTIONS = (16, 256)
 PEERS = ("uvicorn", "null", "gateway", "proxy")
+#: at every number of connections, the gateway makes at least so many times the requests of
+BARS = {"null": 0.8, "proxy": 4.0}
+#: and none of its requests takes longer
+SLOWEST_MS = 1_000.0
 START_S = 90.0
 
 #: prints what wrk knows as one JSON line. Its histogram is corrected for coordinated omission.
@@ -290,8 +297,14 @@ def check_same_bytes(urls: Mapping[str, str], key: str) -> None:
         assert answer.content == bodies["gateway"].content, f"{peer} answers other bytes"
 
 
+def ratio(rounds: list[Round], peer: str, other: str, connections: int) -> float:
+    """How many times the requests of ``other`` ``peer`` makes: the median over the rounds."""
+    mine, others = ([r.rps for r in rounds if (r.peer, r.connections) == (name, connections)] for name in (peer, other))
+    return statistics.median(a / b for a, b in zip(mine, others, strict=True))
+
+
 def table(rounds: list[Round]) -> str:
-    """Medians over the rounds; of max and the counts the worst and the sum."""
+    """Medians over the rounds; of max the worst, of the counts the sum."""
     lines = [
         (
             f"{'connections':>11}  {'peer':<8} {'req/s':>8} {'p50 ms':>8} {'p99 ms':>8} {'max ms':>9} {'>1 s':>5} "
@@ -299,22 +312,33 @@ def table(rounds: list[Round]) -> str:
         )
     ]
     for connections in CONNECTIONS:
-        medians = {peer: _summary(rounds, peer, connections) for peer in PEERS}
-        for peer, row in medians.items():
-            ratios = [row["rps"] / medians[other]["rps"] for other in ("uvicorn", "null", "proxy")]
+        for peer in PEERS:
+            mine = [r for r in rounds if (r.peer, r.connections) == (peer, connections)]
+            rps, p50, p99 = (statistics.median(getattr(r, name) for r in mine) for name in ("rps", "p50_ms", "p99_ms"))
+            slow, errors = (sum(getattr(r, name) for r in mine) for name in ("over_1s", "errors"))
+            against = [ratio(rounds, peer, other, connections) for other in ("uvicorn", "null", "proxy")]
             lines.append(
-                f"{connections:>11}  {peer:<8} {row['rps']:>8.0f} {row['p50_ms']:>8.2f} {row['p99_ms']:>8.2f} "
-                f"{row['max_ms']:>9.2f} {row['over_1s']:>5} {row['errors']:>6}  "
-                f"{ratios[0]:>8.2f} {ratios[1]:>6.2f} {ratios[2]:>6.2f}"
+                f"{connections:>11}  {peer:<8} {rps:>8.0f} {p50:>8.2f} {p99:>8.2f} {max(r.max_ms for r in mine):>9.2f} "
+                f"{slow:>5} {errors:>6}  {against[0]:>8.2f} {against[1]:>6.2f} {against[2]:>6.2f}"
             )
     return "\n".join(lines)
 
 
-def _summary(rounds: list[Round], peer: str, connections: int) -> dict[str, Any]:
-    mine = [r for r in rounds if (r.peer, r.connections) == (peer, connections)]
-    medians = {name: statistics.median(getattr(r, name) for r in mine) for name in ("rps", "p50_ms", "p99_ms")}
-    worst = {"max_ms": max(r.max_ms for r in mine)}
-    return medians | worst | {name: sum(getattr(r, name) for r in mine) for name in ("over_1s", "errors")}
+def verdicts(rounds: list[Round]) -> list[tuple[bool, str]]:
+    """Each bar: whether it is met, and in words."""
+    found = []
+    for connections in CONNECTIONS:
+        for other, bar in BARS.items():
+            value = ratio(rounds, "gateway", other, connections)
+            what = f"{connections} connections: {value:.2f} times the requests of {other} (bar: {bar:g})"
+            found.append((value >= bar, what))
+    mine = [r for r in rounds if r.peer == "gateway"]
+    slowest = max(r.max_ms for r in mine if r.connections == max(CONNECTIONS))
+    what = f"{max(CONNECTIONS)} connections: the slowest request took {slowest:.0f} ms (bar: {SLOWEST_MS:g})"
+    found.append((slowest <= SLOWEST_MS, what))
+    errors = sum(r.errors for r in mine)
+    found.append((errors == 0, f"{errors} requests failed (bar: 0)"))
+    return found
 
 
 def run(rounds: int, seconds: float) -> list[Round]:
@@ -371,7 +395,7 @@ def _body(environment: Mapping[str, str]) -> bytes:
     return done.stdout
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=5.0, help="per peer, connections and round")
@@ -381,7 +405,11 @@ def main() -> None:
     print(table(rounds))
     if options.json is not None:
         options.json.write_text(json.dumps([asdict(one) for one in rounds], indent=2) + "\n")
+    judged = verdicts(rounds)
+    for met, what in judged:
+        print(f"{'met   ' if met else 'MISSED'}  {what}")
+    return 0 if all(met for met, _ in judged) else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
