@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, ClassVar
@@ -31,15 +32,16 @@ GRACE_S = 2.0
 RETRY_S = 0.5
 
 
-class _Worker:
+class _Worker(ABC):
     """An async actor around one endless task."""
 
     def __init__(self, actor_name: str) -> None:
         self.actor_name = actor_name
         self._task = asyncio.get_running_loop().create_task(self._work(), name=actor_name)
 
+    @abstractmethod
     async def _work(self) -> None:
-        raise NotImplementedError
+        """What the actor is for; its end is a problem."""
 
     def _life(self) -> dict[str, Any]:
         """Whether the task lives; if not, why it ended."""

@@ -181,6 +181,7 @@ class _Backfill:
         pieces = [
             (part.asset, piece) for part in seen.owed for piece in newest_first(part.owed, interval_s, PER_REQUEST)
         ]
+        await self._record(plan, seen.since, seen.until, None)
         if not pieces:
             return False
         rank = {asset.asset_id: place for place, asset in enumerate(sorted(self.assets, key=lambda a: a.by_rank))}
@@ -189,7 +190,6 @@ class _Backfill:
         total = self.state.requests_done + len(pieces)
         self.state = replace(self.state, requests_total=total, owed=owed, expected=expected)
         self.report(self.state)
-        await self._record(plan, seen.since, seen.until, None)
         await bounded(CONCURRENCY, (partial(self._one, plan, asset, piece) for asset, piece in pieces))
         return True
 

@@ -101,6 +101,8 @@ class Plan:
         if lifetime is None:
             return found
         for version in self.versions:
+            if version.valid_from > now or (version.valid_to is not None and version.valid_to <= since):
+                continue  # a year of daily changes is hundreds of versions
             for tier in version.tiers:
                 if tier.holds(asset):
                     valid_from = max(version.valid_from, tier.valid_from)

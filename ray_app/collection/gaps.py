@@ -94,6 +94,23 @@ def survey(
     return Survey(plan.dataset, since, end, now, parts)
 
 
+def never_looked_at(conn: Connection, plan: Plan, assets: Iterable[Asset], now: int) -> list[Asset]:
+    """Assets whose first expected slot is neither stored nor in the ledger: nobody has looked at their history."""
+    first: dict[tuple[int, int], list[Asset]] = {}
+    for asset in assets:
+        expected = plan.expected(asset, plan.horizon or 0, now)
+        if expected:
+            part = min(expected, key=lambda e: e.range.start)
+            first.setdefault((part.range.start, part.interval_s), []).append(asset)
+    unseen: list[Asset] = []
+    for (slot, interval_s), some in first.items():
+        ids = [asset.asset_id for asset in some]
+        known = set(ledger.stored_ranges(conn, plan.dataset, ids, interval_s, slot, slot + 1))
+        known |= {e.asset_id for e in ledger.entries(conn, plan.dataset, start=slot, end=slot + 1, asset_ids=ids)}
+        unseen += [asset for asset in some if asset.asset_id not in known]
+    return unseen
+
+
 def _until(part: Expected, until: int) -> Expected | None:
     end = min(part.range.end, -(-until // (part.interval_s * 1_000)) * part.interval_s * 1_000)
     return Expected(part.interval_s, SlotRange(part.range.start, end)) if part.range.start < end else None

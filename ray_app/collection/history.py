@@ -1,8 +1,8 @@
 """Sees to it that the history which live polling cannot reach is filled: by backfill jobs, one at a time.
 
 Live polls repair whatever lies within their last request (datasets.LIVE_INTERVALS). What is owed before that, at first
-the whole history of the horizon, is a job's work. Whether there is any is computed from what is stored, at the start
-and every hour of node time, so a job that failed is followed by the next.
+the whole history of the horizon, later what a long downtime left, is a job's work. Whether there is any is looked up at
+the start and every hour of node time, so a job that failed is followed by the next.
 """
 
 from __future__ import annotations
@@ -13,19 +13,21 @@ from typing import Protocol
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from ray_app.clock import HOUR_MS, Clock, from_ms, open_clock
+from ray_app.clock import HOUR_MS, Clock, from_ms, iso, open_clock
 from ray_app.collection import datasets, gaps
+from ray_app.collection.collectors.candles import CandleCollector
 from ray_app.collection.datasets import LIVE_INTERVALS, interval_of
+from ray_app.collection.expectation import SlotRange
 from ray_app.collection.jobs import JobInfo
 from ray_app.errors import CryptoDataError
 from ray_app.settings import Settings
-from ray_app.storage import registry
+from ray_app.storage import ledger, records, registry
 from ray_app.storage.engine import Database
 
 log = logging.getLogger(__name__)
 
 #: the datasets with a history, the quickly filled one first
-DATASETS = ("candles-86400", "candles-3600")
+DATASETS = ("candles-86400", "candles-3600", "candles-300")
 #: node seconds between two looks
 LOOK_EVERY_S = 3_600.0
 #: wall seconds between two looks while something is on its way: a job, or the collectors' first schedules
@@ -75,7 +77,7 @@ class HistoryKeeper:
             log.info("history: %s ended: %s", ended, job.status if job is not None else "unknown to the cluster")
         now = clock.now_ms()
         for dataset in DATASETS:
-            owed = await asyncio.to_thread(owed_slots, db, dataset, now)
+            owed = await asyncio.to_thread(owed_ranges, db, dataset, now)
             if owed is None:
                 return True
             if owed:
@@ -83,20 +85,30 @@ class HistoryKeeper:
                 known = await self._jobs.info(submission_id)
                 if known is not None and known.ended:
                     continue  # this hour's has ended and left something: the next hour's tries again
-                log.info("history: %d slots of %s are owed; job %s", owed, dataset, submission_id)
-                self._running = await self._jobs.submit(["backfill", "--dataset", dataset], submission_id)
+                slots = sum(part.end - part.start for part in owed) // (interval_of(dataset) * 1_000)
+                log.info("history: %d slots of %s are owed; job %s", slots, dataset, submission_id)
+                since = iso(min(part.start for part in owed))
+                arguments = ["backfill", "--dataset", dataset, "--from", since]
+                self._running = await self._jobs.submit(arguments, submission_id)
                 return True
         return False
 
 
-def owed_slots(db: Database, dataset: str, now: int) -> int | None:
-    """How many slots of ``dataset`` only a backfill can fill; None before its first schedule is declared."""
+def owed_ranges(db: Database, dataset: str, now: int) -> list[SlotRange] | None:
+    """What of ``dataset`` only a backfill can fill, one range per asset and gap; None before its first schedule.
+
+    The collector's ledger says it (looking at all that is stored would take minutes after a year). Before the collector
+    has written it, next to nothing is stored, and a look at that is quick.
+    """
     with db.read() as conn:
         plan = datasets.load(conn, dataset)
         if plan.horizon is None:
             return None
         until = now - LIVE_INTERVALS * interval_of(dataset) * 1_000
         if until <= plan.horizon:
-            return 0
-        seen = gaps.survey(conn, plan, registry.load(conn), plan.horizon, now, until=until)
-    return seen.counts()[3]
+            return []
+        if records.last_success(conn, CandleCollector.name) is None:
+            seen = gaps.survey(conn, plan, registry.load(conn), plan.horizon, now, until=until)
+            return [part for survey in seen.owed for part in survey.owed]
+        entries = ledger.entries(conn, dataset, end=until, states=(gaps.OWED,))
+    return [SlotRange(entry.start, min(entry.end, until)) for entry in entries]

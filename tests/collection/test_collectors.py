@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import select
@@ -13,7 +14,8 @@ from ray_app.collection.collectors import collector
 from ray_app.collection.control import holding
 from ray_app.collection.datasets import PRICES
 from ray_app.errors import ConfigError
-from ray_app.storage import ledger, tables
+from ray_app.sources.base import Exchange
+from ray_app.storage import ledger, outbox, registry, tables
 from tests.collection.world import DAY, FAST, HOUR, MINUTE, SLOW, START, JumpingClock, world
 
 pytestmark = pytest.mark.integration
@@ -51,10 +53,10 @@ def bench(tmp_path):
     from contextlib import asynccontextmanager
 
     @asynccontextmanager
-    async def make(name, at=START + MINUTE, **options):
+    async def make(name, at=START + MINUTE, scale=10.0, **options):
         (tmp_path / name).mkdir()
         place = tmp_path / name
-        with world(place, f"sqlite:///{place}/node.db", clock=JumpingClock(at), **options) as used:
+        with world(place, f"sqlite:///{place}/node.db", clock=JumpingClock(at, scale), **options) as used:
             async with await used.open(name) as runtime, holding(runtime, name, "test"):
                 acting = collector(name)(runtime)
                 await acting.prepare()
@@ -120,7 +122,7 @@ async def test_coinbase_rates_step_in_where_coingecko_does_not_answer(bench):
         assert result.owed == 2, "TRX and OKB have no venue"
         assert any("unavailable" in e or "coingecko" in e for e in result.errors)
         assert result.retry_at is not None
-        assert result.retry_at > b.clock.now_ms()
+        assert result.retry_at > START + MINUTE
         b.go_to(START + SLOT * 2 + MINUTE)
         assert (await b.acting.poll()).owed == 0, "OKB's hour is still open and is asked for again"
         assert ("TRX", START) not in b.prices()
@@ -224,6 +226,21 @@ async def test_a_month_that_prices_need_whole_leaves_the_chart_alone(bench):
         assert [e[3] for e in b.ledger(PRICES) if e[0] == "TRX"] == ["owed"]
 
 
+async def test_events_nobody_can_resume_from_any_more_leave_the_outbox(bench):
+    async with bench("crypto-prices") as b:
+        await b.acting.poll()
+        await b.acting.track()
+        with b.runtime.db.read() as conn:
+            first = outbox.head(conn, "prices")
+            assert outbox.tail_start(conn, "prices") == 1
+        b.go_to(START + 3 * DAY + 2 * MINUTE)
+        await b.acting.poll()
+        await b.acting.track()
+        with b.runtime.db.read() as conn:
+            assert outbox.tail_start(conn, "prices") == first + 1
+            assert outbox.head(conn, "prices") > first + 1
+
+
 # --- candles --------------------------------------------------------------------------------------------------
 
 
@@ -285,6 +302,64 @@ async def test_a_product_that_fails_is_asked_again_and_the_others_are_stored(ben
         assert result.retry_at is not None
         b.go_to(START + 4 * MINUTE)
         assert (await b.acting.poll()).owed == 0
+
+
+async def test_an_error_that_all_intervals_share_makes_none_of_them_wait_for_its_next_slot(bench):
+    """The next daily bar is due in sixteen hours: an outage at the wrong minute must not cost that long."""
+    faults = 'faults: [{source: coinbase, endpoint: candles, from: "+0s", to: "+3m", kind: status, status: 500}]'
+    async with bench("unified-ohlc", faults=faults, max_retry_attempts=0, circuit_breaker_failure_threshold=100) as b:
+        result = await b.acting.poll()
+        assert len(result.errors) == 1, "the same words for every product and interval"
+        b.go_to(START + 4 * MINUTE)
+        assert (await b.acting.poll()).owed == 0
+        intervals = {r["interval_s"] for r in b.rows(tables.ohlc_data)}
+        assert intervals == {300, 3_600, 86_400}
+
+
+async def test_a_bar_the_venue_publishes_late_is_asked_for_again_within_the_quarter_hour(bench):
+    async with bench("unified-ohlc") as b:
+        real = b.runtime.fetch
+
+        async def not_yet(request):
+            if request.params["granularity"] == "86400":
+                return await b.runtime.ingestor.ingest(Exchange(request, 200, {}, b"[]", b.clock.now_ms()))
+            return await real(request)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(b.runtime, "fetch", not_yet)
+            assert (await b.acting.poll()).owed > 0
+        b.go_to(START + 6 * MINUTE)
+        await b.acting.poll()
+        assert {r["interval_s"] for r in b.rows(tables.ohlc_data)} == {300, 3_600}, "not at once: it has answered"
+        b.go_to(START + 17 * MINUTE)
+        assert (await b.acting.poll()).owed == 0
+        assert {r["interval_s"] for r in b.rows(tables.ohlc_data)} == {300, 3_600, 86_400}
+
+
+async def test_slots_missed_while_the_machine_slept_for_days_are_in_the_ledger(bench):
+    async with bench("unified-ohlc") as b:
+        await b.acting.poll()
+        await b.acting.track()
+        b.go_to(START + 3 * DAY)
+        await b.acting.track()
+        (first, *_) = [e for e in b.ledger("candles-300", "owed") if e[0] == "BTC"]
+        assert first[1] == START
+
+
+async def test_an_asset_that_gains_a_venue_owes_its_whole_history(bench):
+    async with bench("unified-ohlc") as b:
+        await b.acting.poll()
+        await b.acting.track()
+        assert not [e for e in b.ledger("candles-3600") if e[0] == "TRX"]
+        trx = b.runtime.registry.by_symbol("TRX")[0]
+        listed = b.runtime.registry.replaced([replace(trx, coinbase_product="TRX-USD")])
+        await b.runtime.write(lambda conn: registry.save(conn, listed, b.clock.now_ms()))
+        assert await b.runtime.refresh_registry()
+        await b.acting.prepare()
+        await b.acting.track()
+        ((_, start, end, state, _),) = [e for e in b.ledger("candles-3600") if e[0] == "TRX"]
+        assert (start, state) == (START - 2 * DAY, "owed")
+        assert end in {START - HOUR, START}, "as far as bars are due"
 
 
 async def test_a_product_the_venue_refuses_waits_for_the_next_slot(bench):

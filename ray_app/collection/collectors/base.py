@@ -16,7 +16,6 @@ from typing import ClassVar, TypeVar
 from sqlalchemy import Connection
 
 from ray_app.assets import Asset
-from ray_app.clock import DAY_MS
 from ray_app.collection import datasets, gaps
 from ray_app.collection.datasets import Plan, Tier
 from ray_app.collection.expectation import SlotRange, difference, intersect, union
@@ -80,13 +79,42 @@ class Collector(ABC):
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
-        self.plans: dict[str, Plan] = {}
-        self._looked: set[str] = set()
 
     # --- what the runner calls ---
 
+    @abstractmethod
+    def next_due(self, now: int) -> int:
+        """The next moment (ms) at which something becomes due."""
+
+    @abstractmethod
+    async def poll(self) -> PollResult:
+        """Ask for everything that is due now and not stored. Upstream errors are in the result, not raised."""
+
+    async def prepare(self) -> None:  # noqa: B027 - nothing to prepare without datasets
+        """Get ready to act (again after the registry has changed)."""
+
+    async def track(self) -> None:  # noqa: B027 - no gaps without datasets
+        """Bring the gap ledger up to date."""
+
+    async def repair(self) -> None:  # noqa: B027 - a collector without history has nothing to repair
+        """Work off what is owed from the past, newest first. May be cancelled anywhere and started again."""
+
+
+class SlotCollector(Collector):
+    """A collector whose datasets owe a row per asset and slot: it declares their schedules and keeps their gaps."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        super().__init__(runtime)
+        self.plans: dict[str, Plan] = {}
+        self._looked_at: dict[str, int] = {}  # ms of this process's last look, by dataset
+        self._venues: dict[str, dict[int, str | None]] = {}  # asset to product at that look
+
+    @abstractmethod
+    def tiers(self, dataset: str, now: int) -> list[Tier]:
+        """The schedule the settings and the registry ask for."""
+
     async def prepare(self) -> None:
-        """Declare the schedules (again after the registry has changed)."""
+        """Declare the schedules."""
         now = self.runtime.clock.now_ms()
         wanted = {dataset: self.tiers(dataset, now) for dataset in self.datasets}
 
@@ -96,44 +124,63 @@ class Collector(ABC):
         self.plans = await self.runtime.write(declare)
 
     def next_due(self, now: int) -> int:
-        """The next moment (ms) at which something becomes due."""
+        """The next moment (ms) at which a slot becomes due."""
         moments = [due for plan in self.plans.values() if (due := plan.next_due(now)) is not None]
         return min(moments, default=now + round(RETRY_S * 1_000))
 
-    @abstractmethod
-    async def poll(self) -> PollResult:
-        """Ask for everything that is due now and not stored. Upstream errors are in the result, not raised."""
-
-    async def repair(self) -> None:  # noqa: B027 - a collector without history has nothing to repair
-        """Work off what is owed from the past, newest first. May be cancelled anywhere and started again."""
-
     async def track(self) -> None:
-        """Bring the gap ledger up to date: in the first pass as far back as needed, then over the last day."""
+        """Bring the gap ledger up to date: back to the last look at least, and all the way for what is new to it."""
         now = self.runtime.clock.now_ms()
         for dataset, plan in self.plans.items():
             since = await self._since(plan, now)
             assets = self.runtime.registry.assets
+            venues = _venues(assets)
+            before = self._venues.get(dataset)
 
-            def look(conn: Connection, plan: Plan = plan, since: int = since, assets: Sequence[Asset] = assets) -> None:
+            def look(
+                conn: Connection,
+                plan: Plan = plan,
+                since: int = since,
+                assets: Sequence[Asset] = assets,
+                before: dict[int, str | None] | None = before,
+            ) -> None:
                 datasets.load(conn, plan.dataset, lock=True)
-                gaps.record(conn, gaps.survey(conn, plan, assets, since, now - TOLERANCE_MS), now)
+                due = now - TOLERANCE_MS
+                gaps.record(conn, gaps.survey(conn, plan, assets, since, due), now)
+                if new := _newcomers(conn, plan, assets, before, due):
+                    whole = gaps.survey(conn, plan, new, plan.horizon or since, due)
+                    gaps.record(conn, whole, now, asset_ids=[asset.asset_id for asset in new])
 
             await self.runtime.write(look)
-            self._looked.add(dataset)
+            self._looked_at[dataset], self._venues[dataset] = now, venues
 
     async def _since(self, plan: Plan, now: int) -> int:
-        """Every slot before this had been looked at by the passes before: they reach back LOOK_BACK_MS each."""
-        recent = now - LOOK_BACK_MS
-        if plan.dataset in self._looked:
-            return recent
-        last = await self.runtime.read(lambda conn: records.last_success(conn, self.name))
-        return (plan.horizon or recent) if last is None else min(recent, last - DAY_MS)
+        """Slots before this were looked at by the looks before, each of which reached back LOOK_BACK_MS."""
+        last = self._looked_at.get(plan.dataset)
+        if last is None:
+            last = await self.runtime.read(lambda conn: records.last_success(conn, self.name))
+        if last is None:
+            return plan.horizon or now - LOOK_BACK_MS
+        return min(now, last) - LOOK_BACK_MS
 
-    # --- what collectors share ---
 
-    @abstractmethod
-    def tiers(self, dataset: str, now: int) -> list[Tier]:
-        """The schedule the settings and the registry ask for."""
+def _venues(assets: Iterable[Asset]) -> dict[int, str | None]:
+    return {asset.asset_id: asset.coinbase_product for asset in assets}
+
+
+def _newcomers(
+    conn: Connection, plan: Plan, assets: Sequence[Asset], before: dict[int, str | None] | None, due: int
+) -> list[Asset]:
+    """Assets whose history the ledger may not know: never looked at, or with another venue than ``before``."""
+    if before == _venues(assets):
+        return []
+    unseen = set(gaps.never_looked_at(conn, plan, assets, due))
+    return [
+        asset
+        for asset in assets
+        if asset in unseen
+        or (before is not None and before.get(asset.asset_id, asset.coinbase_product) != asset.coinbase_product)
+    ]
 
 
 async def bounded(limit: int, work: Iterable[Callable[[], Awaitable[T]]]) -> list[T]:

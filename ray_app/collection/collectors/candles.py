@@ -14,13 +14,14 @@ from typing import ClassVar
 from sqlalchemy import Connection
 
 from ray_app.assets import Asset
+from ray_app.clock import MINUTE_MS
 from ray_app.collection import datasets, gaps
-from ray_app.collection.collectors.base import Absences, Collector, PollResult, bounded, doubtful_slots
+from ray_app.collection.collectors.base import Absences, PollResult, SlotCollector, bounded, doubtful_slots
 from ray_app.collection.datasets import CANDLES, LIVE_INTERVALS, Plan, Tier, interval_of
 from ray_app.collection.expectation import SlotRange, count
 from ray_app.collection.ingest import Receipt
 from ray_app.collection.runtime import Runtime
-from ray_app.errors import UpstreamError
+from ray_app.errors import UpstreamError, UpstreamRejected
 from ray_app.sources.coinbase import Candles
 from ray_app.storage.ledger import VENUE
 
@@ -28,10 +29,12 @@ log = logging.getLogger(__name__)
 
 #: requests in flight at once; the budget spreads them in time
 CONCURRENCY = 8
+#: ms after which bars that an answer lacked are asked for again, if their next slot is not due before
+_LATE_MS = 15 * MINUTE_MS
 NO_TRADE = "the venue had no trade"
 
 
-class CandleCollector(Collector):
+class CandleCollector(SlotCollector):
     """Candles of the venue, three intervals."""
 
     name: ClassVar[str] = "unified-ohlc"
@@ -40,7 +43,7 @@ class CandleCollector(Collector):
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(runtime)
         self._absences = Absences()
-        self._done_until: dict[str, int] = {}  # newest due slot of the last pass that left nothing to retry
+        self._rests: dict[str, tuple[int, int]] = {}  # newest due slot at the last pass, ms until when it rests
 
     def tiers(self, dataset: str, now: int) -> list[Tier]:
         """See :func:`ray_app.collection.datasets.candle_tiers`."""
@@ -52,18 +55,19 @@ class CandleCollector(Collector):
         for dataset, plan in self.plans.items():
             now = self.runtime.clock.now_ms()
             newest = max((tier.schedule.newest_due(now) for tier in plan.tiers_at(now)), default=0)
-            if self._done_until.get(dataset) == newest:
+            slot, until = self._rests.get(dataset, (None, 0))
+            if slot == newest and now < until:
                 continue
-            errors = len(result.errors)
-            await self._poll(dataset, plan, now, result)
-            if len(result.errors) == errors:
-                self._done_until[dataset] = newest
+            failed, left = await self._poll(dataset, plan, now, result)
+            until = now if failed else now + (_LATE_MS if left else interval_of(dataset) * 1_000)
+            self._rests[dataset] = newest, until
         without = sum(1 for asset in self.runtime.registry.active() if asset.coinbase_product is None)
         if without:
             result.notes.append(f"{without} assets have no venue")
         return result
 
-    async def _poll(self, dataset: str, plan: Plan, now: int, result: PollResult) -> None:
+    async def _poll(self, dataset: str, plan: Plan, now: int, result: PollResult) -> tuple[int, int]:
+        """One pass over a dataset: requests that failed and may do better soon, and slots that are still owed."""
         interval_s = interval_of(dataset)
         since = now - (LIVE_INTERVALS + 1) * interval_s * 1_000
         assets = self.runtime.registry.active()
@@ -76,7 +80,8 @@ class CandleCollector(Collector):
             for part in seen.owed
             for run in part.owed
         ]
-        await bounded(CONCURRENCY, work)
+        answered = await bounded(CONCURRENCY, work)
+        left = 0
         if work:
             after = await self.runtime.read(
                 lambda conn: gaps.survey(conn, plan, [p.asset for p in seen.owed], since, now)
@@ -84,14 +89,17 @@ class CandleCollector(Collector):
             left = sum(count(part.owed, interval_s) for part in after.owed)
             result.slots += sum(count(part.owed, interval_s) for part in seen.owed) - left
             result.owed += left
+        return answered.count(False), left
 
-    async def _one(self, dataset: str, asset: Asset, interval_s: int, asked: SlotRange, result: PollResult) -> None:
+    async def _one(self, dataset: str, asset: Asset, interval_s: int, asked: SlotRange, result: PollResult) -> bool:
+        """Whether the venue has said what it has to say: a refusal counts, asking it again soon changes nothing."""
+        result.requests += 1
         try:
             await candles_of(self.runtime, self._absences, dataset, asset, interval_s, asked)
         except UpstreamError as error:
             result.failed(error, self.runtime.clock.now_ms())
-        finally:
-            result.requests += 1
+            return isinstance(error, UpstreamRejected)
+        return True
 
 
 async def candles_of(

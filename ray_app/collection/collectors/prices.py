@@ -22,8 +22,8 @@ from ray_app.collection import datasets, gaps
 from ray_app.collection.collectors.base import (
     TOLERANCE_MS,
     Absences,
-    Collector,
     PollResult,
+    SlotCollector,
     bounded,
     doubtful_slots,
 )
@@ -38,10 +38,12 @@ from ray_app.sources.coinbase import MAX_CANDLES, ExchangeRates, PriceCandles
 from ray_app.sources.coingecko import Markets
 from ray_app.sources.coingecko_base import MAX_IDS
 from ray_app.sources.coingecko_charts import MarketChart
-from ray_app.storage import ledger
+from ray_app.storage import ledger, outbox
 
 log = logging.getLogger(__name__)
 
+#: how long a consumer may stay away and still resume without a gap (docs/streams.md), ms
+EVENTS_KEPT_MS = 3 * DAY_MS
 #: repairs in flight at once; they share the venue's budget with the candle collector
 REPAIRS = 4
 #: a bar is asked for as a price this long after its close, ms
@@ -59,7 +61,7 @@ class Piece:
     slots: SlotRange
 
 
-class PriceCollector(Collector):
+class PriceCollector(SlotCollector):
     """Prices of all active assets, by tier."""
 
     name: ClassVar[str] = "crypto-prices"
@@ -72,6 +74,13 @@ class PriceCollector(Collector):
     def tiers(self, dataset: str, now: int) -> list[Tier]:  # noqa: ARG002 - one dataset
         """See :func:`ray_app.collection.datasets.price_tiers`."""
         return datasets.price_tiers(self.runtime.registry.active(), self.runtime.settings, now)
+
+    async def track(self) -> None:
+        """The ledger; and events that no reader resumes from any more leave the outbox."""
+        await super().track()
+        before = self.runtime.clock.now_ms() - EVENTS_KEPT_MS
+        while await self.runtime.write(lambda conn: outbox.prune(conn, before)):
+            pass
 
     # --- the slot that is open now ---
 

@@ -10,7 +10,6 @@ from typing import ClassVar
 from ray_app.clock import DAY_MS, HOUR_MS
 from ray_app.collection.collectors.base import Collector, PollResult
 from ray_app.collection.collectors.credits import spare_credits
-from ray_app.collection.datasets import Tier
 from ray_app.collection.refresh import COINS_LIST, PRODUCTS, rank_answers, with_rank_answers
 from ray_app.collection.schedule import Schedule
 from ray_app.collection.upstreams import GLOBAL_EVERY_H
@@ -32,10 +31,6 @@ class RegistryCollector(Collector):
     """Coins list, products and the global figures."""
 
     name: ClassVar[str] = "asset-registry"
-
-    def tiers(self, dataset: str, now: int) -> list[Tier]:
-        """It has no datasets."""
-        raise NotImplementedError(f"{self.name} declares no schedule of slots, {dataset} neither")
 
     def next_due(self, now: int) -> int:
         """The next moment at which one of the endpoints is due."""
