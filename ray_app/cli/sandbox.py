@@ -3,35 +3,19 @@
 from __future__ import annotations
 
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from ray_app.clock import Epoch, WallClock, to_ms
+from ray_app.cli.times import MOMENT
+from ray_app.clock import Epoch, WallClock
 from ray_app.errors import ConfigError
 
 if TYPE_CHECKING:
     from ray_app.sandbox.app import SandboxConfig
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
-
-
-class _Moment(click.ParamType[int]):
-    """ISO 8601 (without a zone: UTC) or integer milliseconds, as milliseconds."""
-
-    name = "time"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        text = str(value)
-        if text.isdigit():
-            return int(text)
-        try:
-            moment = datetime.fromisoformat(text)
-        except ValueError:
-            self.fail(f"{text!r} is no time; write 2026-11-24T08:00:00Z or milliseconds", param, ctx)
-        return to_ms(moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC))
 
 
 @click.group(invoke_without_command=True)
@@ -134,8 +118,8 @@ def audit_command(request_log: Path, as_json: bool) -> None:
 @click.option("--kind", type=click.Choice(["candles", "prices"]), default="candles", show_default=True)
 @click.option("--interval", "interval_s", default=3_600, show_default=True, type=click.IntRange(60), help="Seconds.")
 @click.option("--symbol", default="*", show_default=True, help="Ticker, or * for all.")
-@click.option("--from", "start_ms", type=_Moment(), required=True, help="First open time (inclusive).")
-@click.option("--to", "end_ms", type=_Moment(), required=True, help="Last open time (exclusive).")
+@click.option("--from", "start_ms", type=MOMENT, required=True, help="First open time (inclusive).")
+@click.option("--to", "end_ms", type=MOMENT, required=True, help="Last open time (exclusive).")
 @click.option("--seed", default=0, show_default=True, help="Seed of the generated market.")
 @click.option("--replay", type=_FILE, help="The file that is replayed.")
 @click.option("--epoch-file", type=_FILE, help="The node's epoch record; a replay is shifted by its first start.")

@@ -94,6 +94,11 @@ class SimulatedEndpoint(ABC):
         """The answer; raises Rejection where the upstream would refuse."""
 
 
+def digits(text: str) -> bool:
+    """Whether the text is a whole number in ASCII digits; what ``str.isdigit`` takes besides, ``int`` may not read."""
+    return text.isascii() and text.isdigit()
+
+
 def number(value: float) -> float | None:
     """A JSON number, or None for NaN."""
     return None if math.isnan(value) else float(value)

@@ -19,6 +19,7 @@ from ray_app.sandbox.answers import (
     SimulatedEndpoint,
     World,
     decimal_text,
+    digits,
     json_answer,
     tagged,
 )
@@ -91,7 +92,7 @@ class Candles(SimulatedEndpoint):
     def answer(self, question: Question, world: World) -> Answer:
         asset = _asset_of(question.subject, world.market)
         granularity = question.params.get("granularity", "60")
-        if not granularity.isdigit() or int(granularity) not in GRANULARITIES:
+        if not digits(granularity) or int(granularity) not in GRANULARITIES:
             raise _refuse(400, "Unsupported granularity")
         step = int(granularity) * SECOND_MS
         start, end = _window(question, step)
@@ -131,7 +132,7 @@ def _window(question: Question, step: int) -> tuple[int, int]:
 def _instant(text: str, name: str) -> int:
     """ISO 8601 (without a zone: UTC) or unix seconds, as milliseconds."""
     try:
-        if text.replace(".", "", 1).isdigit():
+        if digits(text.replace(".", "", 1)):
             return int(float(text) * SECOND_MS)
         moment = datetime.fromisoformat(text)
     except (ValueError, OverflowError):

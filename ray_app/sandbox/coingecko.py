@@ -17,6 +17,7 @@ from ray_app.sandbox.answers import (
     Question,
     SimulatedEndpoint,
     World,
+    digits,
     iso_millis,
     json_answer,
     number,
@@ -118,7 +119,7 @@ def _ordered(assets: list[Asset], order: str, snapshot: Snapshot, market: Market
 
 def _positive(params: Mapping[str, str], name: str, default: int) -> int:
     value = params.get(name, "")
-    return int(value) if value.isdigit() and int(value) > 0 else default
+    return int(value) if digits(value) and int(value) > 0 else default
 
 
 def _image(asset: Asset) -> str:

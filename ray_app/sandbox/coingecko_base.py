@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from ray_app.sandbox.answers import Rejection, SimulatedEndpoint, iso_millis, json_answer, number
+from ray_app.sandbox.answers import Rejection, SimulatedEndpoint, digits, iso_millis, json_answer, number
 
 
 class CoinGeckoEndpoint(SimulatedEndpoint):
@@ -51,7 +51,7 @@ def priced(price: float, precision: str | None) -> float | int | None:
 def precision_of(params: Mapping[str, str]) -> str | None:
     """The ``precision`` parameter; refused unless it is full or 0 to 18."""
     value = params.get("precision")
-    if value is not None and value != "full" and not (value.isdigit() and int(value) <= 18):
+    if value is not None and value != "full" and not (digits(value) and int(value) <= 18):
         raise refuse(400, "invalid precision")
     return value
 
@@ -61,9 +61,9 @@ def whole(value: float) -> int | None:
     return None if math.isnan(value) else round(value)
 
 
-def percent(new: float, old: float, digits: int = 5) -> float | None:
+def percent(new: float, old: float, decimals: int = 5) -> float | None:
     """The change from ``old`` to ``new`` in percent; None where one of them is unknown."""
-    return None if math.isnan(new) or math.isnan(old) or old == 0 else round((new / old - 1) * 100, digits)
+    return None if math.isnan(new) or math.isnan(old) or old == 0 else round((new / old - 1) * 100, decimals)
 
 
 def in_usd(params: Mapping[str, str], name: str = "vs_currency") -> None:

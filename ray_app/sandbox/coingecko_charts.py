@@ -10,7 +10,7 @@ import numpy as np
 
 from ray_app.assets import Asset
 from ray_app.clock import DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS
-from ray_app.sandbox.answers import Answer, Question, Rejection, World, json_answer
+from ray_app.sandbox.answers import Answer, Question, Rejection, World, digits, json_answer
 from ray_app.sandbox.coingecko_base import CoinGeckoEndpoint, beyond_the_plan, in_usd, precision_of, priced, refuse
 from ray_app.sandbox.market import FIVE_MS, Market
 from ray_app.sandbox.rng import unit_of
@@ -43,7 +43,7 @@ class MarketChart(CoinEndpoint):
         days = question.params.get("days", "")
         if not days:
             raise refuse(422, "Missing parameter days")
-        if days != "max" and not (days.replace(".", "", 1).isdigit() and float(days) > 0):
+        if days != "max" and not (digits(days.replace(".", "", 1)) and float(days) > 0):
             raise refuse(400, "invalid days")
         span = math.inf if days == "max" else float(days) * DAY_MS
         if span > PUBLIC_HISTORY_MS:
@@ -65,7 +65,7 @@ class MarketChartRange(CoinEndpoint):
                 raise refuse(422, f"Missing parameter {name}")
             try:
                 bounds.append(int(float(question.params[name]) * SECOND_MS))
-            except ValueError:
+            except (ValueError, OverflowError):
                 raise refuse(400, f"invalid {name}") from None
         start, end = bounds
         # A minute of grace: a client asks for exactly a year and its request takes a moment.

@@ -224,6 +224,19 @@ def test_truth_of_prices(replay_file: Path, tmp_path: Path) -> None:
         assert int(row["traded_at_ms"]) == at
 
 
+def test_truth_takes_times_in_every_form_other_commands_take() -> None:
+    said = {
+        CliRunner().invoke(command, ["truth", "--symbol", "BTC", "--from", start, "--to", end]).output
+        for start, end in (
+            ("2026-11-23T00:00:00Z", "2026-11-23 02:00"),
+            ("1795392000", "1795399200"),
+            ("1795392000000", "1795399200000"),
+        )
+    }
+    assert len(said) == 1
+    assert said.pop().count("\n") == 3
+
+
 def test_truth_refuses_what_it_cannot_know(replay_file: Path, tmp_path: Path) -> None:
     window = ("--from", "2026-11-01", "--to", "2026-11-02")
     assert "give --epoch-file" in refused("truth", *window, "--replay", str(replay_file))

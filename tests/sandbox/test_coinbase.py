@@ -69,6 +69,8 @@ async def test_300_intervals_are_answered_and_more_are_refused(sandbox: Make) ->
     [
         ("/products/NO-USD/candles", {"granularity": "3600"}, 404, "NotFound"),
         ("/products/BTC-USD/candles", {"granularity": "61"}, 400, "Unsupported granularity"),
+        ("/products/BTC-USD/candles", {"granularity": "²"}, 400, "Unsupported granularity"),
+        ("/products/BTC-USD/candles", {"granularity": "3600", "start": "²"}, 400, "invalid start"),
         ("/products/BTC-USD/candles", {"granularity": "3600", "start": "soon"}, 400, "invalid start"),
         ("/products/BTC-USD/candles", {"granularity": "3600", "start": "1795509445", "end": "1795500000"}, 400, "start must be before end"),
         ("/nothing", {}, 404, "NotFound"),
