@@ -67,6 +67,13 @@ def test_nobody_else_can_enter_what_ray_leaves_open_to_all(head):
     assert head.private_dir in head.haproxy_dir.parents
 
 
+def test_a_directory_that_stood_open_is_closed(head):
+    head.run_dir.mkdir(parents=True)
+    head.run_dir.chmod(0o755)
+    head.prepare()
+    assert mode(head.run_dir) == 0o700
+
+
 def test_the_token_is_the_owners_alone_and_stays(head):
     token = head.prepare()
     assert len(token) == 64
