@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pymysql
 import pytest
 import ray
@@ -14,6 +15,10 @@ from tests.servers import mariadb_server, redis_server
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 _numbers = itertools.count()
+
+# A busy machine is slow, not wrong: no example fails for the time it took.
+hypothesis.settings.register_profile("busy", deadline=None)
+hypothesis.settings.load_profile("busy")
 
 
 @pytest.fixture(autouse=True)
