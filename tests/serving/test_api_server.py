@@ -75,13 +75,13 @@ def store(db, row, asset):
     db.run(work)
 
 
-async def eventually(ask, wanted, timeout_s=15.0):
+async def eventually(ask, wanted, timeout_s=15.0, pause_s=0.05):
     async with asyncio.timeout(timeout_s):
         while True:
             answer = await ask()
             if wanted(answer):
                 return answer
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(pause_s)
 
 
 async def test_a_price_stored_elsewhere_appears_and_is_revalidated_over_one_connection(settings, node):
@@ -128,13 +128,18 @@ async def test_large_answers_travel_compressed_and_head_keeps_the_connection_usa
 
 async def test_a_key_made_or_revoked_elsewhere_is_known_to_a_running_gateway_within_seconds(settings, node):
     db, keys, _ = node
+
+    async def becomes(status):
+        # gently: more than twenty wrong keys in a minute would be taken for guessing
+        await eventually(lambda: http.get("/api/v1/assets"), lambda answer: answer.status_code == status, pause_s=0.7)
+
     async with serving(settings) as url:
         ring = KeyRing(db, open_gateway_clock(settings))
         made = ring.create("late", Level.readonly)
         async with client(url, made) as http:
-            await eventually(lambda: http.get("/api/v1/assets"), lambda answer: answer.status_code == 200)
+            await becomes(200)
             ring.revoke(made.key_id)
-            await eventually(lambda: http.get("/api/v1/assets"), lambda answer: answer.status_code == 401)
+            await becomes(401)
         async with client(url, keys[Level.master]) as http:
             assert (await http.get("/api/v1/assets")).status_code == 200
 
