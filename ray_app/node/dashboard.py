@@ -23,6 +23,10 @@ class Application:
     deployments: dict[str, str]  # name → "HEALTHY", "UPDATING: …"
 
 
+class NotTaken(NodeError):
+    """Serve could not take a configuration now, through no fault of it: on a busy machine its start takes long."""
+
+
 class Dashboard:
     """A client of one dashboard; every method raises ``httpx.HTTPError`` where it does not answer."""
 
@@ -43,15 +47,17 @@ class Dashboard:
             return False
 
     def deploy(self, config: dict[str, Any]) -> None:
-        """Declare the applications; Serve builds them in the background. NodeError shows what Serve refuses."""
+        """Declare the applications; Serve builds them in the background. May be repeated.
+
+        NodeError shows what Serve refuses; NotTaken where another try may succeed.
+        """
         try:
             answer = self._http.put("/api/serve/applications/", json=config, timeout=60)
         except httpx.HTTPError as error:
-            raise NodeError(f"Ray's dashboard did not take serve_config.yaml ({type(error).__name__})") from error
+            raise NotTaken(f"Ray's dashboard did not take serve_config.yaml ({type(error).__name__})") from error
         if answer.status_code != 200:
-            raise NodeError(
-                f"Ray Serve refuses serve_config.yaml ({answer.status_code}): {answer.text.strip()[-2000:]}"
-            )
+            kind = NotTaken if answer.status_code >= 500 else NodeError
+            raise kind(f"Ray Serve refuses serve_config.yaml ({answer.status_code}): {answer.text.strip()[-2000:]}")
 
     def applications(self) -> dict[str, Application]:
         """Every application by name; empty while Serve starts."""

@@ -187,6 +187,8 @@ class Head:
             "RAY_SERVE_HAPROXY_STATS_PORT": str(ports.haproxy_stats),
             "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports.haproxy_metrics),
             "RAY_SERVE_HAPROXY_NBTHREAD": "2",
+            # a proxy that takes longer to start is killed and started again: on a busy machine for ever
+            "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "20",
             "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "10",
             "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(ports.fallback_http),
             "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(ports.fallback_grpc),

@@ -26,7 +26,7 @@ import httpx
 from ray_app.clock import WallClock
 from ray_app.errors import NodeError
 from ray_app.node import processes, record, screen
-from ray_app.node.dashboard import Dashboard
+from ray_app.node.dashboard import Dashboard, NotTaken
 from ray_app.node.head import ray_dir_of
 from ray_app.node.plan import Options, Plan, settings_of
 from ray_app.node.processes import Process
@@ -35,6 +35,7 @@ from ray_app.settings import ignored_names
 
 #: wall seconds
 HEAD_START_S = 60.0
+DEPLOY_S = 90.0
 SANDBOX_START_S = 30.0
 NOT_READY_AFTER_S = 60.0
 ASK_EVERY_S = 1.0
@@ -140,14 +141,18 @@ class Launcher:
         self._await_ready(Readiness(plan.options.url, probe_key(plan.settings), prepared.probes, dashboard))
 
     def _deploy(self, plan: Plan, dashboard: Dashboard) -> None:
-        try:
-            dashboard.deploy(plan.serve_config())
-        except NodeError:
-            assert self._head is not None  # noqa: S101 - started before
-            with suppress(subprocess.TimeoutExpired):
-                self._head.wait(HEAD_STOP_S)
-            self._check_head()  # where Ray is ending, the dashboard that hangs up is only its first sign
-            raise
+        assert self._head is not None  # noqa: S101 - started before
+        deadline = time.monotonic() + DEPLOY_S
+        while True:
+            try:
+                return dashboard.deploy(plan.serve_config())
+            except NotTaken:
+                with suppress(subprocess.TimeoutExpired):
+                    self._head.wait(HEAD_STOP_S)
+                self._check_head()  # where Ray is ending, the dashboard that hangs up is only its first sign
+                if time.monotonic() > deadline:
+                    raise
+                say("            Ray Serve is slow to start; trying again")
 
     @staticmethod
     def _prepare(plan: Plan) -> _Prepared:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import http.server
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -75,3 +77,59 @@ def test_the_tail_of_a_log_is_one_line(tmp_path):
     log.write_text("a\nb\nc\nd\n")
     assert launcher._tail(log) == "b / c / d"
     assert launcher._tail(tmp_path / "none") == "no log"
+
+
+class _Answers(http.server.BaseHTTPRequestHandler):
+    """Each PUT gets the next status."""
+
+    statuses: list[int]
+
+    def do_PUT(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(self.statuses.pop(0))
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def deploying(tmp_path, monkeypatch):
+    """Deploy to a dashboard that answers with these statuses; what is left of them."""
+    monkeypatch.setattr(launcher, "HEAD_STOP_S", 0.05)
+    node = launcher.Launcher(launcher.Options(data_dir=tmp_path))
+    node._head = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    plan = Plan.make(
+        launcher.Options(upstream="sandbox", port=free_port(), dashboard_port=free_port()), Settings(data_dir=tmp_path)
+    )
+    server = http.server.HTTPServer(("127.0.0.1", 0), _Answers)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    dashboard = Dashboard(f"http://127.0.0.1:{server.server_port}", "token")
+
+    def deploy(*statuses: int) -> list[int]:
+        _Answers.statuses = [*statuses]
+        node._deploy(plan, dashboard)
+        return _Answers.statuses
+
+    yield deploy
+    dashboard.close()
+    server.shutdown()
+    server.server_close()
+    node._head.kill()
+    node._head.wait()
+
+
+def test_a_serve_that_is_slow_to_start_is_asked_again(deploying):
+    assert deploying(500, 503, 200) == []
+
+
+def test_a_configuration_that_serve_refuses_is_not_repeated(deploying):
+    with pytest.raises(NodeError, match=r"refuses serve_config.yaml \(400\)"):
+        deploying(400, 200)
+
+
+def test_patience_with_serve_ends(deploying, monkeypatch):
+    monkeypatch.setattr(launcher, "DEPLOY_S", 0.0)
+    with pytest.raises(NodeError, match=r"\(500\)"):
+        deploying(500, 500, 500)
