@@ -25,6 +25,9 @@ MINUTE_MS = 60 * SECOND_MS
 HOUR_MS = 60 * MINUTE_MS
 DAY_MS = 24 * HOUR_MS
 
+#: wall seconds between two looks of :meth:`Clock.sleep_until` at the clock
+NAP_S = 30.0
+
 
 def to_ms(moment: datetime) -> int:
     """Milliseconds since the epoch of an aware datetime; a naive one is a bug and raises ValueError."""
@@ -59,9 +62,13 @@ class Clock(ABC):
         """Return after ``node_seconds`` of node time."""
 
     async def sleep_until(self, when_ms: int) -> None:
-        """Return once node time has reached ``when_ms`` (at once if it has passed)."""
+        """Return once node time has reached ``when_ms`` (at once if it has passed).
+
+        Sleep itself knows nothing of a clock that is set, and stops while a laptop is suspended: so the clock is
+        looked at again every :data:`NAP_S`.
+        """
         while (remaining := when_ms - self.now_ms()) > 0:
-            await self.sleep(remaining / 1_000)
+            await self.sleep(min(remaining / 1_000, NAP_S * self.scale))
 
 
 class WallClock(Clock):
@@ -101,10 +108,13 @@ class Epoch:
         return self.node_start_ms + round((wall_ms - self.wall_start_ms) * self.scale)
 
     def save(self, path: Path) -> None:
-        """Write the record atomically."""
+        """Write the record atomically: after a power failure it is the old one or the new one, never half of one."""
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(f".{os.getpid()}.tmp")
-        partial.write_text(json.dumps(asdict(self)) + "\n")
+        with partial.open("w") as file:
+            file.write(json.dumps(asdict(self)) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
         partial.replace(path)
 
     @classmethod

@@ -70,3 +70,21 @@ async def test_a_scaled_clock_sleeps_in_node_seconds():
     before = clock.now_ms()
     await clock.sleep(60)
     assert clock.now_ms() - before >= 60_000
+
+
+class Suspended(ManualClock):
+    """The machine sleeps for two hours during the first nap: it passes on the clock and not for the sleeper."""
+
+    def __init__(self, now_ms):
+        super().__init__(now_ms)
+        self.naps = []
+
+    async def sleep(self, node_seconds):
+        self.naps.append(node_seconds)
+        self.advance(7_200 if len(self.naps) == 1 else node_seconds)
+
+
+async def test_a_sleeper_notices_that_the_machine_was_suspended():
+    clock = Suspended(0)
+    await clock.sleep_until(3_600_000)
+    assert clock.naps == [30.0]

@@ -68,9 +68,10 @@ class _CollectorActor(_Worker):
     async def _work(self) -> None:
         settings = load_settings()
         configure(settings.log_level)
-        # The actor's name holds cluster-wide identity and code digest: a restart takes its own lease over at once,
-        # another cluster's or another version's actor waits until the lease is free.
-        holder = f"{ray.get_runtime_context().gcs_address}/{self.actor_name}"
+        # The machine's id in its cluster, unique in the world (addresses are not: every local node's is 127.0.0.1), and
+        # the actor's name with its code digest: a restarted actor takes its own lease over at once, another cluster's,
+        # machine's or version's waits until the lease is free.
+        holder = f"{ray.get_runtime_context().get_node_id()}/{self.actor_name}"
         bus = EventBusClient(settings.ray_namespace)
         self._runner = CollectorRunner(settings, self.collector, holder=holder, notifier=bus)
         await self._runner.run()

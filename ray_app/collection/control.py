@@ -67,10 +67,12 @@ async def _renewed(runtime: Runtime, lease: Lease) -> None:
         await asyncio.sleep(RENEW_S)
         asked_at = loop.time()
         try:
-            lease = await asyncio.to_thread(runtime.leases.renew, lease)
-        except StorageError as error:
-            if loop.time() > good_until:
-                raise LeaseLost(f"lease {lease.name}: not renewed for {LEASE_TTL_S:g} s ({error})") from error
+            async with asyncio.timeout_at(good_until):  # a database that hangs renews no more than one that is away
+                lease = await asyncio.to_thread(runtime.leases.renew, lease)
+        except (StorageError, TimeoutError) as error:
+            if loop.time() >= good_until:
+                why = str(error) or "the database does not answer"
+                raise LeaseLost(f"lease {lease.name}: not renewed for {LEASE_TTL_S:g} s ({why})") from error
             log.warning("lease %s not renewed: %s", lease.name, error)
         else:
             good_until = asked_at + LEASE_TTL_S

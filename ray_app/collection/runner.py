@@ -182,6 +182,7 @@ class CollectorRunner:
                     await asyncio.sleep(STANDBY_S)
                 except LeaseLost as error:
                     log.warning("%s: %s", self.name, error)
+                    await asyncio.sleep(STANDBY_S)
                 finally:
                     state = self._state
                     state.lease_held, state.running, state.repairing = False, False, False

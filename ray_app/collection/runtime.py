@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
@@ -15,6 +16,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import IntegrityError
 
 from ray_app.assets import AssetRegistry
 from ray_app.clock import Clock, iso, open_clock
@@ -192,6 +194,7 @@ def _ready(db: Database, now_ms: int) -> tuple[AssetRegistry, tuple[int, int]]:
         if not len(registry.load(conn)):  # another process may have been quicker
             registry.save(conn, AssetRegistry.seed(), now_ms)
 
-    db.run(seed)
+    with contextlib.suppress(IntegrityError):  # at the same moment as another process, who has seeded it then
+        db.run(seed)
     with db.read() as conn:
         return registry.load(conn), records.registry_generation(conn)

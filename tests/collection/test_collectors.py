@@ -241,6 +241,21 @@ async def test_events_nobody_can_resume_from_any_more_leave_the_outbox(bench):
             assert outbox.head(conn, "prices") > first + 1
 
 
+async def test_a_repair_the_upstream_refuses_rests_for_a_day_and_eats_no_credits(bench):
+    faults = "faults: [{source: coingecko, endpoint: market_chart, kind: status, status: 404}]"
+    async with bench("crypto-prices", faults=faults) as b:
+        await b.acting.poll()
+        b.go_to(START + 3 * HOUR)
+        await b.acting.track()
+        for _ in range(3):
+            await b.acting.repair()
+        asked = [entry["path"] for entry in b.world.requests("market_chart")]
+        assert len(asked) == len(set(asked)) == 2, "one for each asset without a venue"
+        b.go_to(START + 28 * HOUR)
+        await b.acting.repair()
+        assert len(b.world.requests("market_chart")) > 2
+
+
 # --- candles --------------------------------------------------------------------------------------------------
 
 

@@ -32,7 +32,7 @@ from ray_app.collection.datasets import PRICES, Tier
 from ray_app.collection.expectation import SlotRange, difference, each_slot, from_slots, intersect, newest_first
 from ray_app.collection.ingest import Receipt
 from ray_app.collection.runtime import Runtime
-from ray_app.errors import UpstreamError
+from ray_app.errors import UpstreamError, UpstreamRejected
 from ray_app.sources.base import Request
 from ray_app.sources.coinbase import MAX_CANDLES, ExchangeRates, PriceCandles
 from ray_app.sources.coingecko import Markets
@@ -70,6 +70,7 @@ class PriceCollector(SlotCollector):
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(runtime)
         self._absences = Absences()
+        self._resting: dict[int, int] = {}  # asset whose repair was refused, ms until when it is not asked for again
 
     def tiers(self, dataset: str, now: int) -> list[Tier]:  # noqa: ARG002 - one dataset
         """See :func:`ray_app.collection.datasets.price_tiers`."""
@@ -186,17 +187,24 @@ class PriceCollector(SlotCollector):
                     part.asset, too_old, f"no venue, and CoinGecko gives {part.interval_s} s prices no further back"
                 )
                 per_request = (_CHART_REACH_MS[300] // 1_000) // part.interval_s
+            if self._resting.get(part.asset.asset_id, 0) > now:
+                continue
             pieces += [
                 Piece(part.asset, part.interval_s, piece) for piece in newest_first(ready, part.interval_s, per_request)
             ]
         return sorted(pieces, key=lambda piece: -piece.slots.end)
 
     async def _repair_one(self, piece: Piece) -> None:
+        if self._resting.get(piece.asset.asset_id, 0) > self.runtime.clock.now_ms():
+            return  # refused a moment ago
         try:
             if piece.asset.coinbase_product is not None and candle_for(piece.interval_s) is not None:
                 await self._from_candles(piece, piece.asset.coinbase_product)
             elif await spare_credits(self.runtime) >= 1:
                 await self._from_chart(piece)
+        except UpstreamRejected as error:  # again and again it would eat the credits that other repairs need
+            self._resting[piece.asset.asset_id] = self.runtime.clock.now_ms() + DAY_MS
+            log.warning("%s: repair of %s waits for a day: %s", self.name, piece.asset.symbol, error)
         except UpstreamError as error:
             log.warning("%s: repair of %s waits: %s", self.name, piece.asset.symbol, error)
 
