@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,11 +20,13 @@ from ray_app.clock import DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS, to_ms
 from ray_app.errors import ConfigError
 from ray_app.sandbox.rng import unit_of
 
-SOURCES = ("coingecko", "coinbase", "coinbase-v2")
-ENDPOINTS = (
-    *("markets", "market_chart", "ohlc", "coins_list", "global", "simple_price", "ping"),
-    *("products", "candles", "exchange_rates"),
-)
+#: source → its endpoints
+SOURCES: dict[str, tuple[str, ...]] = {
+    "coingecko": ("markets", "market_chart", "ohlc", "coins_list", "global", "simple_price", "ping"),
+    "coinbase": ("products", "candles"),
+    "coinbase-v2": ("exchange_rates",),
+}
+ENDPOINTS = tuple(name for names in SOURCES.values() for name in names)
 #: kind → the options it takes: name → (default, what it is). None as default: may be left out.
 KINDS: dict[str, dict[str, tuple[Any, str]]] = {
     "rate_limit": {"retry_after": (None, "seconds, sent as the Retry-After header")},
@@ -52,6 +54,8 @@ KINDS: dict[str, dict[str, tuple[Any, str]]] = {
 _COMMON = {"source", "endpoint", "from", "to", "every", "probability", "kind", "params"}
 _RELATIVE = re.compile(r"([+-])((?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+)")
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+#: a hundred years
+_FARTHEST_MS = 36_525 * DAY_MS
 _UNITS = {"ms": 1, "s": SECOND_MS, "m": MINUTE_MS, "h": HOUR_MS, "d": DAY_MS}
 
 
@@ -103,16 +107,29 @@ class FaultScript:
         return None
 
 
+class _Lines(dict[Any, Any]):
+    """A mapping that knows the line of each of its keys, and its own."""
+
+    own: int
+    of: Mapping[Any, int]
+
+
 class _Loader(yaml.SafeLoader):
-    """Keeps the line of every mapping under the key ``__line__``."""
+    """Builds :class:`_Lines`, and refuses a key that stands twice."""
 
 
-def _with_line(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    mapping = loader.construct_mapping(node, deep=True)
-    return {**mapping, "__line__": node.start_mark.line + 1}
+def _with_lines(loader: _Loader, node: yaml.MappingNode) -> _Lines:
+    lines: dict[Any, int] = {}
+    for key, _ in node.value:
+        name, line = loader.construct_object(key), key.start_mark.line + 1
+        if isinstance(name, Hashable) and lines.setdefault(name, line) != line:
+            raise yaml.constructor.ConstructorError(None, None, f"line {line}: {name!r} stands there twice", None)
+    mapping = _Lines(loader.construct_mapping(node, deep=True))
+    mapping.own, mapping.of = node.start_mark.line + 1, lines
+    return mapping
 
 
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _with_line)
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _with_lines)
 # Times stay text: YAML's own time stamps lose their zone.
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, rule) for tag, rule in rules if tag != "tag:yaml.org,2002:timestamp"]
@@ -123,9 +140,11 @@ _Loader.yaml_implicit_resolvers = {
 def load_faults(path: Path, first_node_ms: int) -> FaultScript:
     """The script in a file; times such as "+5m" count from ``first_node_ms``. ConfigError names file, line, entry."""
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"fault script {path} cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError:
+        raise ConfigError(f"fault script {path} is not UTF-8 text") from None
     return parse_faults(text, first_node_ms, str(path))
 
 
@@ -133,56 +152,65 @@ def parse_faults(text: str, first_node_ms: int, name: str = "fault script") -> F
     """The script in ``text``; see :func:`load_faults`."""
     try:
         script = yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
+        lines = _item_lines(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"{name}: not YAML ({' '.join(str(error).split())})") from error
     if script is None:
         return FaultScript()
     if not isinstance(script, dict) or not isinstance(script.get("faults"), list):
         raise ConfigError(f"{name}: it must be a mapping with a list 'faults' (and optionally 'seed')")
-    if unknown := set(script) - {"faults", "seed", "__line__"}:
+    if unknown := set(script) - {"faults", "seed"}:
         raise ConfigError(f"{name}: unknown key {min(map(str, unknown))!r}; known: seed, faults")
     seed = script.get("seed", 0)
     if not isinstance(seed, int) or isinstance(seed, bool):
         raise ConfigError(f"{name}: seed {seed!r} is not a whole number")
-    faults = tuple(_Entry(name, number, entry).read(first_node_ms) for number, entry in enumerate(script["faults"], 1))
+    faults = tuple(
+        _Entry(name, number, line, entry).read(first_node_ms)
+        for number, (line, entry) in enumerate(zip(lines, script["faults"], strict=True), 1)
+    )
     return FaultScript(faults, seed)
+
+
+def _item_lines(text: str) -> list[int]:
+    """The line of each item of ``faults``, mapping or not."""
+    root = yaml.compose(text, _Loader)
+    pairs = root.value if isinstance(root, yaml.MappingNode) else []
+    items = [value.value for key, value in pairs if key.value == "faults" and isinstance(value, yaml.SequenceNode)]
+    return [item.start_mark.line + 1 for item in items[0]] if items else []
 
 
 class _Entry:
     """One entry while it is being checked."""
 
-    def __init__(self, script: str, number: int, entry: Any) -> None:
-        self._where = f"{script}: fault {number}"
-        self._number = number
-        if not isinstance(entry, dict):
+    def __init__(self, script: str, number: int, line: int, entry: Any) -> None:
+        self._script, self._number, self._line = script, number, line
+        self._entry = entry if isinstance(entry, _Lines) else _Lines()
+        if not isinstance(entry, _Lines):
             raise self._wrong(f"{entry!r} is not a mapping")
-        self._where = f"{script}, line {entry['__line__']}: fault {number}"
-        self._entry = {key: value for key, value in entry.items() if key != "__line__"}
 
-    def _wrong(self, what: str) -> ConfigError:
-        return ConfigError(f"{self._where}: {what}")
+    def _wrong(self, what: str, key: Any = None) -> ConfigError:
+        """An error at the line of a key, where the entry has it, else of the entry."""
+        line = self._entry.of.get(key, self._line) if key in self._entry else self._line
+        return ConfigError(f"{self._script}, line {line}: fault {self._number}: {what}")
 
     def read(self, first_node_ms: int) -> Fault:
         entry = self._entry
         kind = entry.get("kind")
-        if kind not in KINDS:
-            raise self._wrong(f"kind {kind!r} is unknown; known: {', '.join(KINDS)}")
+        if not isinstance(kind, str) or kind not in KINDS:
+            raise self._wrong(f"kind {kind!r} is unknown; known: {', '.join(KINDS)}", "kind")
         if unknown := set(entry) - _COMMON - set(KINDS[kind]):
-            allowed = ", ".join(sorted(_COMMON | set(KINDS[kind])))
-            raise self._wrong(f"{min(map(str, unknown))!r} means nothing for {kind}; known: {allowed}")
+            allowed, first = ", ".join(sorted(_COMMON | set(KINDS[kind]))), min(unknown, key=str)
+            raise self._wrong(f"{str(first)!r} means nothing for {kind}; known: {allowed}", first)
         source, endpoint = self._target()
         start = self._time("from", first_node_ms, -math.inf)
         end = self._time("to", first_node_ms, math.inf)
         if end <= start:
-            raise self._wrong("'to' is not after 'from'")
+            raise self._wrong("'to' is not after 'from'", "to")
         every, probability = entry.get("every"), entry.get("probability")
         if every is not None and (not _is_whole(every) or every < 1):
-            raise self._wrong(f"every: {every!r} is not a whole number from 1")
+            raise self._wrong(f"every: {every!r} is not a whole number from 1", "every")
         if probability is not None and (not _is_number(probability) or not 0 <= probability <= 1):
-            raise self._wrong(f"probability: {probability!r} is not between 0 and 1")
-        params = entry.get("params", {})
-        if not isinstance(params, dict):
-            raise self._wrong("params is not a mapping of query parameters")
+            raise self._wrong(f"probability: {probability!r} is not between 0 and 1", "probability")
         return Fault(
             self._number,
             kind,
@@ -193,8 +221,20 @@ class _Entry:
             end,
             every,
             probability,
-            {str(key): str(value) for key, value in params.items() if key != "__line__"},
+            self._params(),
         )
+
+    def _params(self) -> dict[str, str]:
+        """Query parameters as they stand in a URL: YAML's true is "true" there."""
+        params = self._entry.get("params", {})
+        if not isinstance(params, dict):
+            raise self._wrong("params is not a mapping of query parameters", "params")
+        for name, value in params.items():
+            if not isinstance(value, str | int | float):
+                raise self._wrong(f"params: {name}: {value!r} is no value of a query parameter", "params")
+        return {
+            str(name): str(value).lower() if isinstance(value, bool) else str(value) for name, value in params.items()
+        }
 
     def _target(self) -> tuple[str, str]:
         source, endpoint = self._entry.get("source", "*"), self._entry.get("endpoint", "*")
@@ -202,11 +242,14 @@ class _Entry:
             # "coinbase.candles", the name in `crypto-data sources`
             prefix, _, endpoint = endpoint.partition(".")
             source = "coinbase-v2" if endpoint == "exchange_rates" else prefix
-        if source not in {"*", *SOURCES}:
-            raise self._wrong(f"source {source!r} is unknown; known: {', '.join(SOURCES)}, *")
-        if endpoint not in {"*", *ENDPOINTS}:
-            raise self._wrong(f"endpoint {endpoint!r} is unknown; known: {', '.join(ENDPOINTS)}, *")
-        return str(source), str(endpoint)
+        if not isinstance(source, str) or source not in {"*", *SOURCES}:
+            raise self._wrong(f"source {source!r} is unknown; known: {', '.join(SOURCES)}, *", "source")
+        if not isinstance(endpoint, str) or endpoint not in {"*", *ENDPOINTS}:
+            raise self._wrong(f"endpoint {endpoint!r} is unknown; known: {', '.join(ENDPOINTS)}, *", "endpoint")
+        if "*" not in {source, endpoint} and endpoint not in SOURCES[source]:
+            has = ", ".join(SOURCES[source])
+            raise self._wrong(f"{source} has no endpoint {endpoint!r}; it has {has}", "endpoint")
+        return source, endpoint
 
     def _time(self, name: str, first_node_ms: int, default: float) -> float:
         value = self._entry.get(name)
@@ -215,12 +258,14 @@ class _Entry:
         text = str(value).strip()
         if match := _RELATIVE.fullmatch(text):
             span = sum(float(amount) * _UNITS[unit] for amount, unit in _PART.findall(match[2]))
+            if span > _FARTHEST_MS:
+                raise self._wrong(f"{name}: {value!r} is too far away", name)
             return first_node_ms + round(-span if match[1] == "-" else span)
         try:
             moment = datetime.fromisoformat(text)
         except ValueError:
             raise self._wrong(
-                f"{name}: {value!r} is neither a time (2026-11-24T08:00:00Z) nor relative to the start (+5m, +2h)"
+                f"{name}: {value!r} is neither a time (2026-11-24T08:00:00Z) nor relative to the start (+5m, +2h)", name
             ) from None
         return to_ms(moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC))
 
@@ -228,8 +273,8 @@ class _Entry:
         options = {}
         for name, (default, meaning) in KINDS[kind].items():
             value = self._entry.get(name, default)
-            if value is not None and not _OPTION_CHECKS[name](value):
-                raise self._wrong(f"{name}: {value!r} will not do ({meaning})")
+            if value is not None and not _fits(kind, name, value):
+                raise self._wrong(f"{name}: {value!r} will not do ({meaning})", name)
             options[name] = value
         return options
 
@@ -246,9 +291,13 @@ def _is_share(value: Any) -> bool:
     return _is_number(value) and 0 <= value <= 1
 
 
+def _fits(kind: str, name: str, value: Any) -> bool:
+    return bool(_OPTION_CHECKS[name](value)) and not (kind == name == "status" and value < 400)
+
+
 _OPTION_CHECKS: dict[str, Any] = {
     "retry_after": lambda v: _is_number(v) and v >= 0,
-    "status": lambda v: _is_whole(v) and 200 <= v <= 599,
+    "status": lambda v: _is_whole(v) and 200 <= v <= 599 and v not in {204, 205, 304},  # these have no body
     "body": lambda v: v in {"json", "html", "empty"},
     "hold": lambda v: _is_number(v) and v > 0,
     "bytes_per_s": lambda v: _is_number(v) and v > 0,

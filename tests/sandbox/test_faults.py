@@ -42,9 +42,22 @@ def script(*entries: str, seed: int = 0) -> str:
         ("- 1", "must be a mapping with a list 'faults'"),
         ("faults: []\nsead: 1", "unknown key 'sead'"),
         ("faults: []\nseed: x", "seed 'x' is not a whole number"),
-        ("faults: [7]", "fault 1: 7 is not a mapping"),
+        ("faults:\n- kind: outage\n- 7", "line 3: fault 2: 7 is not a mapping"),
+        ("faults:\n- kind: outage\n  from: +1h\n  every: 0", "line 4: fault 1: every: 0 is not a whole number"),
+        ("faults:\n- kind: slow\n\n  bytes_per_s: 0", "line 4: fault 1: bytes_per_s: 0 will not do"),
+        ("faults:\n- kind: outage\n  kind: slow", "line 3: 'kind' stands there twice"),
+        ("faults:\n- {kind: [outage]}", "line 2: fault 1: kind .'outage'. is unknown"),
+        ("faults:\n- {kind: {outage: 1}}", "line 2: fault 1: kind .* is unknown"),
+        ("faults:\n- {kind: outage, source: [coinbase]}", "line 2: fault 1: source .* is unknown"),
+        ("faults:\n- {kind: outage, endpoint: {a: 1}}", "line 2: fault 1: endpoint .* is unknown"),
+        ("faults:\n- {kind: outage, source: coinbase, endpoint: markets}", "coinbase has no endpoint 'markets'; it has products, candles"),
+        ("faults:\n- {kind: outage, endpoint: coinbase.markets}", "coinbase has no endpoint 'markets'"),
+        ("faults:\n- {kind: outage, params: {page: [1]}}", "params: page: .1. is no value of a query parameter"),
+        ("faults:\n- {kind: status, status: 200}", "status: 200 will not do"),
+        ("faults:\n- {kind: html, status: 204}", "status: 204 will not do"),
+        ("faults:\n- {kind: outage, from: +9999999d, to: 2026-11-24}", "from: '.9999999d' is too far away"),
         ("faults:\n- kind: outage\n- kind: explode", "line 3: fault 2: kind 'explode' is unknown; known: rate_limit"),
-        ("faults:\n- kind: outage\n  speed: 3", "line 2: fault 1: 'speed' means nothing for outage"),
+        ("faults:\n- kind: outage\n  speed: 3", "line 3: fault 1: 'speed' means nothing for outage"),
         ("faults:\n- {kind: outage, source: binance}", "source 'binance' is unknown; known: coingecko"),
         ("faults:\n- {kind: outage, endpoint: trades}", "endpoint 'trades' is unknown"),
         ("faults:\n- {kind: outage, from: soon}", "from: 'soon' is neither a time .* nor relative"),
@@ -57,13 +70,25 @@ def script(*entries: str, seed: int = 0) -> str:
         ("faults:\n- {kind: drop_ids, ids: bitcoin}", "ids: 'bitcoin' will not do"),
         ("faults:\n- {kind: outage, params: 3}", "params is not a mapping"),
     ],
-)
+)  # fmt: skip
 def test_a_wrong_script_is_named_with_its_line_and_entry(tmp_path: Path, text: str, complaint: str) -> None:
     path = tmp_path / "faults.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError, match=complaint) as caught:
         load_faults(path, NOW)
     assert str(path) in str(caught.value)
+
+
+def test_a_script_that_is_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "faults.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match=r"faults\.yaml is not UTF-8 text"):
+        load_faults(tmp_path / "faults.yaml", NOW)
+
+
+def test_parameters_match_as_they_stand_in_a_query() -> None:
+    faults = parse_faults(script("kind: outage, params: {page: 2, sparkline: false, ids: bitcoin}"), NOW)
+    assert faults.pick("coingecko", "markets", NOW, {"page": "2", "sparkline": "false", "ids": "bitcoin"})
+    assert not faults.pick("coingecko", "markets", NOW, {"page": "2", "sparkline": "true", "ids": "bitcoin"})
 
 
 def test_a_script_that_is_not_there_is_named(tmp_path: Path) -> None:
