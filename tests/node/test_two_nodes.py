@@ -7,6 +7,8 @@ import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -79,10 +81,15 @@ def jobs_of(node: Node) -> set[str]:
     return {job["submission_id"] for job in node.dashboard("/api/jobs/").json()}
 
 
-def asked_markets(node: Node) -> int:
-    """How often this node's own sandbox was asked for prices."""
-    lines = (node.state_dir / "requests.jsonl").read_text().splitlines()
-    return sum(json.loads(line)["endpoint"] == "markets" for line in lines)
+def last_success(node: Node, collector: str) -> datetime:
+    """When the node's own collector has last done its work, as its database says."""
+    (row,) = [row for row in node.get("/api/v1/stats/collectors").json()["data"] if row["collector"] == collector]
+    return datetime.fromisoformat(row["last_success_at"])
+
+
+def driver_log(node: Node, job_id: str) -> Path:
+    """Where Ray keeps what a job of this node's cluster has written."""
+    return ray_dir_of(node.data_dir) / "session_latest" / "logs" / f"job-driver-{job_id}.log"
 
 
 def test_both_serve_prices_of_their_own(pair):
@@ -95,23 +102,27 @@ def test_both_serve_prices_of_their_own(pair):
     assert pair.served.dashboard("/api/jobs/", token=token).status_code == 403
 
 
-def test_a_job_of_each_runs_on_its_own_cluster_and_finishes(pair):
-    before = {node.port: asked_markets(node) for node in (pair.plain, pair.served)}
-    started = {
-        node.port: [
-            node.post("/api/v1/admin/collect/crypto-prices").json()["job_id"],
-            node.post("/api/v1/admin/backfill", {"dataset": "candles-3600", "symbols": ["BTC"]}).json()["job_id"],
-        ]
-        for node in (pair.plain, pair.served)
-    }
-    for node, other in ((pair.plain, pair.served), (pair.served, pair.plain)):
-        collect, backfill = started[node.port]
-        assert node.wait_job(collect)["status"] == "SUCCEEDED"
-        assert node.wait_job(backfill)["status"] in {"SUCCEEDED", "FAILED"}
-        assert {collect, backfill} <= jobs_of(node)
-        assert (ray_dir_of(node.data_dir) / "session_latest" / "logs" / f"job-driver-{collect}.log").exists()
-        assert not (ray_dir_of(other.data_dir) / "session_latest" / "logs" / f"job-driver-{collect}.log").exists()
-        assert asked_markets(node) > before[node.port], "the actor that was told to collect is another node's"
+def test_jobs_of_both_finish_at_once(pair):
+    order = {"dataset": "candles-300", "symbols": ["BTC"]}
+    started = [
+        (node, node.post("/api/v1/admin/backfill", order).json()["job_id"]) for node in (pair.plain, pair.served)
+    ]
+    for node, job_id in started:
+        job = node.wait_job(job_id)
+        assert job["status"] == "SUCCEEDED", job
+        assert job_id in jobs_of(node)
+        assert driver_log(node, job_id).exists()
+
+
+@pytest.mark.parametrize("name", ["plain", "served"])
+def test_a_job_talks_to_the_actors_of_its_own_cluster(pair, name):
+    """Ray's own way of finding the cluster is to look for any on this machine."""
+    node = getattr(pair, name)
+    asked = node.post("/api/v1/admin/collect/crypto-prices").json()
+    job = node.wait_job(asked["job_id"])
+    assert job["status"] == "SUCCEEDED", job
+    accepted = datetime.fromisoformat(asked["accepted_at"])
+    wait_until(lambda: last_success(node, "crypto-prices") >= accepted, 30, "a pass of the node's own collector")
 
 
 def test_the_rows_of_a_node_with_a_server_are_on_the_server(pair):
