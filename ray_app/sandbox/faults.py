@@ -121,6 +121,8 @@ class _Loader(yaml.SafeLoader):
 def _with_lines(loader: _Loader, node: yaml.MappingNode) -> _Lines:
     lines: dict[Any, int] = {}
     for key, _ in node.value:
+        if key.tag == "tag:yaml.org,2002:merge":
+            continue
         name, line = loader.construct_object(key), key.start_mark.line + 1
         if isinstance(name, Hashable) and lines.setdefault(name, line) != line:
             raise yaml.constructor.ConstructorError(None, None, f"line {line}: {name!r} stands there twice", None)

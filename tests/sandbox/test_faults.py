@@ -85,6 +85,15 @@ def test_a_script_that_is_no_text_is_named(tmp_path: Path) -> None:
         load_faults(tmp_path / "faults.yaml", NOW)
 
 
+def test_anchors_and_merge_keys_of_yaml_work() -> None:
+    text = "faults:\n- &one {kind: slow, from: +1h, bytes_per_s: 10}\n- {<<: *one, endpoint: candles, bytes_per_s: 20}"
+    first, second = parse_faults(text, NOW).faults
+    assert (first.options["bytes_per_s"], second.options["bytes_per_s"]) == (10, 20)
+    assert first.start_ms == second.start_ms == NOW + HOUR_MS
+    with pytest.raises(ConfigError, match="line 3: fault 2: bytes_per_s: 0"):
+        parse_faults(text.replace("20", "0"), NOW)
+
+
 def test_parameters_match_as_they_stand_in_a_query() -> None:
     faults = parse_faults(script("kind: outage, params: {page: 2, sparkline: false, ids: bitcoin}"), NOW)
     assert faults.pick("coingecko", "markets", NOW, {"page": "2", "sparkline": "false", "ids": "bitcoin"})
