@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,8 +15,8 @@ import orjson
 
 from ray_app.errors import ConfigError
 
-#: query parameters that carry a key: their values are never written
-SECRET_PARAMS = frozenset({"x_cg_demo_api_key", "x_cg_pro_api_key", "api_key", "auth_token"})
+#: query parameters that may carry a key, as any upstream of upstreams.md spells it: their values are never written
+_SECRET = re.compile(r"key|token|secret|password|signature", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class Logged:
 
     def line(self) -> builtins.bytes:
         """The JSON line; keys in parameters are masked."""
-        masked = {name: "***" if name.lower() in SECRET_PARAMS else text for name, text in self.params.items()}
+        masked = {name: "***" if _SECRET.search(name) else text for name, text in self.params.items()}
         fields: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__}
         return orjson.dumps({**fields, "params": masked}) + b"\n"
 

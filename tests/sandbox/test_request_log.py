@@ -58,9 +58,10 @@ async def test_each_request_is_one_line_with_what_happened(sandbox: Make, tmp_pa
 
 async def test_keys_in_parameters_are_masked(sandbox: Make, tmp_path: Path) -> None:
     world = sandbox(request_log=tmp_path / "log.jsonl")
-    await world.get(f"{COINGECKO}/ping", x_cg_demo_api_key="CG-very-secret")
+    names = ("x_cg_demo_api_key", "X_CG_PRO_API_KEY", "api-key", "apikey", "key", "auth_token", "token")
+    await world.get(f"{COINGECKO}/ping", page="1", **dict.fromkeys(names, "CG-very-secret"))
     assert b"very-secret" not in (tmp_path / "log.jsonl").read_bytes()
-    assert read_log(tmp_path / "log.jsonl")[0].params == {"x_cg_demo_api_key": "***"}
+    assert read_log(tmp_path / "log.jsonl")[0].params == {"page": "1"} | dict.fromkeys(names, "***")
 
 
 @pytest.mark.integration
