@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -238,6 +239,19 @@ def test_volatility_comes_in_regimes(market: GeneratedMarket) -> None:
     clipped = np.minimum(squares, np.quantile(squares, 0.99))
     assert np.corrcoef(clipped[:-1], clipped[1:])[0, 1] > 0.05
     assert len(set(np.round(market._days.market_volatility, 3))) > 10
+
+
+@pytest.mark.parametrize("seed", [0, 42, 99])
+def test_any_seed_is_correlated_fat_tailed_and_goes_through_regimes(registry: AssetRegistry, seed: int) -> None:
+    market = GeneratedMarket(seed, tuple(registry))
+    hourly = np.array([log_returns(market, n, 3_600, 120) for n in (1, 2, 6, 8, 20, 40)])
+    assert np.corrcoef(hourly).min() > 0.1
+    for returns in hourly:
+        assert (((returns - returns.mean()) / returns.std()) ** 4).mean() > 3.3  # a normal law has 3
+    weeks = log_returns(market, 1, 3_600, 728).copy()[: 103 * 168].reshape(103, 168).std(axis=1)
+    calm, wild = np.quantile(weeks, [0.1, 0.9])
+    assert wild > 1.6 * calm  # draws of one Student-t law: 1.3
+    assert np.corrcoef(weeks[:-1], weeks[1:])[0, 1] > 0.25  # a wild week is followed by another
 
 
 def test_pegs_hold_and_wrapped_assets_follow(market: GeneratedMarket) -> None:
