@@ -23,6 +23,8 @@ from ray_app.sandbox.profiles import profile_of
 from ray_app.sandbox.rng import FloatArray, IntArray, WordArray, key_of, subkeys
 
 COLUMNS = ("timestamp", "symbol", "open", "high", "low", "close", "volume")
+#: what a product's id, TICKER-USD, may be made of
+_TICKER = r"^[A-Z0-9.$_]{1,32}$"
 WEEK_MS = 7 * DAY_MS
 #: how much of a long file lies before the first start of a node: its hourly history of 120 days, and a day of room
 HISTORY_BEFORE_START_MS = 121 * DAY_MS
@@ -84,7 +86,9 @@ def _checked(path: Path) -> pl.DataFrame:
         raise bad(f"timestamp is {kind}; it must be a UTC datetime or integer milliseconds")
     try:
         frame = frame.select(
-            pl.col("timestamp").cast(pl.Int64), pl.col("symbol").cast(pl.String), pl.col(COLUMNS[2:]).cast(pl.Float64)
+            pl.col("timestamp").cast(pl.Int64),
+            pl.col("symbol").cast(pl.String).str.to_uppercase(),
+            pl.col(COLUMNS[2:]).cast(pl.Float64),
         )
     except pl.exceptions.PolarsError as error:
         raise bad(f"a column has the wrong type ({error})") from error
@@ -99,6 +103,8 @@ def _check_values(frame: pl.DataFrame, bad: Callable[[str], ConfigError]) -> Non
     holes = frame.filter(pl.any_horizontal(pl.all().is_null()) | ~pl.all_horizontal(pl.col(COLUMNS[2:]).is_finite()))
     if len(holes):
         raise bad(f"a value is null or not a finite number in {len(holes)} rows")
+    if len(rows := frame.filter(~pl.col("symbol").str.contains(_TICKER))):
+        raise bad(f"symbol {rows['symbol'][0]!r} is no ticker such as BTC ({len(rows)} rows)")
     if len(rows := frame.filter(pl.col("timestamp") % HOUR_MS != 0)):
         raise bad(f"not the start of an hour: {first(rows)}")
     previous = pl.col("timestamp").shift(1).over("symbol")

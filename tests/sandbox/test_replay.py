@@ -166,6 +166,12 @@ def without(column: str) -> Callable[[pl.DataFrame], pl.DataFrame]:
     ("spoil", "complaint"),
     [
         (without("volume"), "no column volume"),
+        (lambda f: f.with_columns(pl.lit("BTC/USDT").alias("symbol")), "'BTC/USDT' is no ticker"),
+        (lambda f: f.with_columns(pl.lit("").alias("symbol")), "'' is no ticker"),
+        (
+            lambda f: pl.concat([f, f.with_columns(pl.col("symbol").str.to_lowercase())]),
+            "duplicate rows: BTC at 2023-07-01T00:00:00Z",
+        ),
         (lambda f: f.clear(), "no rows"),
         (lambda f: f.reverse(), "not sorted"),
         (lambda f: pl.concat([f.head(5), f.head(1), f.tail(-5)]), "duplicate rows: BTC at 2023-07-01T00:00:00Z"),
@@ -186,6 +192,15 @@ def test_a_file_that_will_not_do_is_named_with_its_fault(
     with pytest.raises(ConfigError, match=complaint) as caught:
         ReplayFile(path)
     assert str(path) in str(caught.value)
+
+
+def test_tickers_in_lower_case_are_the_same_tickers(tmp_path: Path) -> None:
+    frame = ohlcv(("BTC", "ETH"), 2)
+    frame.with_columns(pl.col("symbol").str.to_lowercase()).write_parquet(tmp_path / "lower.parquet")
+    frame.write_parquet(tmp_path / "upper.parquet")
+    lower, upper = (ReplayFile(tmp_path / f"{name}.parquet") for name in ("lower", "upper"))
+    assert lower.symbols == ("BTC", "ETH")
+    assert (lower.bars.volume == upper.bars.volume).all()
 
 
 def test_what_is_no_parquet_is_refused(tmp_path: Path) -> None:
