@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, Table, and_, func, or_, select
 
 from ray_app.assets import AssetRegistry
+from ray_app.clock import MINUTE_MS
 from ray_app.collection.archive import Archive
 from ray_app.collection.digest import VALUE_TABLES, digest, fetch_row
 from ray_app.collection.refresh import PRODUCTS, refresh_registry
@@ -45,6 +46,8 @@ REBUILT: tuple[Table, ...] = (
     dead_letters,
 )
 _BATCH_ITEMS, _BATCH_ROWS = 200, 6_000
+#: how long an archived answer may take to its commit beside a running node, ms
+_UNSETTLED_MS = 10 * MINUTE_MS
 _REPORT_EVERY = 1_000
 
 
@@ -78,10 +81,12 @@ def reprocess(
 
     ``first_registry``: the registry the node began with, put into an empty ``crypto_assets`` as of
     ``first_registry_at``; from there on each archived refresh is repeated. None: the database's own registry is used
-    as it is, and refreshes are not repeated (re-parsing in place, after a parser was mended).
+    as it is, and refreshes are not repeated (re-parsing in place, after a parser was mended); then an answer of the
+    last minutes that is not indexed yet is left to the node that archived it, which will also tell the outbox of it.
     """
     report = Rebuilt()
     repeat = first_registry is not None
+    settled = _settled_until(db) if not repeat else None
     if first_registry is not None:
         first = first_registry
 
@@ -98,7 +103,7 @@ def reprocess(
         nonlocal assets, batch
         if not batch:
             return
-        refreshed = db.run(lambda conn: _write(conn, archive, batch, report, repeat=repeat))
+        refreshed = db.run(lambda conn: _write(conn, archive, _ours(conn, batch, settled), report, repeat=repeat))
         if refreshed:
             report.refreshes += 1
             with db.read() as conn:
@@ -121,6 +126,20 @@ def reprocess(
             progress(report)
     flush()
     return report
+
+
+def _settled_until(db: Database) -> int | None:
+    """The ms from which answers may be waiting for their commit; None: nothing has been ingested at all."""
+    with db.read() as conn:
+        newest = conn.scalar(select(func.max(fetches.c.fetched_at)))
+    return None if newest is None else newest - _UNSETTLED_MS
+
+
+def _ours(conn: Connection, batch: Sequence[Item], settled: int | None) -> list[Item]:
+    if settled is None or all(item.exchange.fetched_at < settled for item in batch):
+        return list(batch)
+    known = records.known_fetches(conn, [item.at.fetch_id for item in batch])
+    return [item for item in batch if item.exchange.fetched_at < settled or item.at.fetch_id in known]
 
 
 def _damaged(report: Rebuilt, damage: ArchiveError) -> None:

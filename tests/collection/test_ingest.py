@@ -478,6 +478,18 @@ async def test_killed_between_archive_and_commit_loses_nothing(settings):
         assert len(events(runtime.db)) == 1
 
 
+async def test_reprocessing_beside_a_node_leaves_it_the_answers_that_are_about_to_be_committed(runtime):
+    """Their events come with their commit: who took them away would take the events too."""
+    async with holding(runtime, "crypto-prices", "me"):
+        await runtime.ingestor.ingest(markets(coin("bitcoin", 1.0)))
+    await runtime.ingestor.archived(markets(coin("bitcoin", 2.0), slot=START + 5 * MINUTE, fetched_at=NOW + 5 * MINUTE))
+    await asyncio.to_thread(reprocess.reprocess, runtime.archive, runtime.db)
+    assert len(rows(runtime.db, tables.fetches)) == 1
+    async with holding(runtime, "crypto-prices", "me"):
+        assert await runtime.ingestor.drain(30)
+    assert [body["current_price"] for _, body in events(runtime.db)] == [1.0, 2.0]
+
+
 async def test_one_collector_does_not_recover_what_another_is_about_to_commit(settings, runtime):
     await runtime.ingestor.archived(markets(coin("bitcoin", 1.0)))
     async with (

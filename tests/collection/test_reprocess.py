@@ -40,7 +40,7 @@ async def collected(used):
 
 
 async def test_rebuilt_tables_are_identical_and_every_value_is_found(tmp_path, database_url):
-    with world(tmp_path, database_url, scale=240, faults=FAULTS) as used:
+    with world(tmp_path, database_url, scale=100, faults=FAULTS) as used:
         await collected(used)
         db, copy = used.db(), Database(f"sqlite:///{tmp_path / 'copy.db'}")
         try:
