@@ -151,7 +151,7 @@ class Head:
             "include-log-monitor": "false",
         }
         return [
-            *(str(self.python), "-m", "ray.scripts.scripts", "start", "--head", "--block"),
+            *(str(self.python), "-m", "ray_app.node.start_ray", "start", "--head", "--block"),
             *(f"--{name}={value}" for name, value in options.items()),
             "--no-monitor",  # the autoscaler's: a local node has one machine
             "--disable-usage-stats",
