@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sqlite3
 import threading
 from pathlib import Path
@@ -199,6 +200,19 @@ def kill(db: Database, conn: Connection) -> None:
     victim = conn.scalar(text("SELECT CONNECTION_ID()"))
     with db._writing.connect() as killer:
         killer.exec_driver_sql(f"KILL CONNECTION {victim}")
+
+
+@pytest.mark.integration
+def test_a_server_that_vanishes_without_a_word_is_noticed_within_about_a_minute(mariadb: Database) -> None:
+    with mariadb.read() as conn:
+        connected = conn.connection.dbapi_connection._sock
+        assert connected.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        idle, interval, count, unsent_ms = (
+            connected.getsockopt(socket.IPPROTO_TCP, option)
+            for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT, socket.TCP_USER_TIMEOUT)
+        )
+    assert idle + interval * count <= 60
+    assert unsent_ms == 60_000
 
 
 @pytest.mark.integration
