@@ -2,9 +2,9 @@
 
 Times travel as integer milliseconds since the Unix epoch, UTC (``*_ms`` or the columns documented as such).
 
-*Node time* drives schedules, budgets, leases and staleness. It is the wall clock on a live node; on a sandbox node
-it can run faster: an :class:`Epoch` (wall start, node start, scale) in the data directory says how. Socket
-time-outs, Serve's and Redis' own time-outs stay in wall time.
+*Node time* drives schedules, budgets and staleness. It is the wall clock on a live node; on a sandbox node it can run
+faster: an :class:`Epoch` (wall start, node start, scale) in the data directory says how. Leases and socket time-outs
+stay in wall time; docs/operations.md lists both sides.
 """
 
 from __future__ import annotations

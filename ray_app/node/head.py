@@ -1,7 +1,7 @@
 """The Ray head of a local node: its command line, its environment, its private directory.
 
 Everything a second node on the same machine could collide with is set here: ports, temporary directory, token,
-HAProxy's files. Measured facts behind each setting: docs/operations.md.
+HAProxy's files. What listens where, and its guard: docs/security.md.
 """
 
 from __future__ import annotations
