@@ -152,9 +152,9 @@ class Reconciler:
             log.info("%s is being restarted by Ray", child.name)
         except ActorDiedError as error:
             self._drop(child, f"died: {str(error).strip().splitlines()[0]}")
-        except TimeoutError:
+        except (TimeoutError, RayError) as error:  # an actor that only ever answers with an error is no better
             if child.watch.silent():
-                self._drop(child, f"no answer, {child.watch.unanswered} times {ANSWER_S:g} s")
+                self._drop(child, f"no answer, {child.watch.unanswered} times within {ANSWER_S:g} s ({error!r:.200})")
         else:
             if child.state is not None and not child.state["loop_alive"]:
                 self._drop(child, f"its loop is dead: {child.state['problem']}")
