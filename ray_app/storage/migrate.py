@@ -82,7 +82,10 @@ def require_current(db: Database) -> None:
 def check(db: Database) -> list[str]:
     """Every difference between the database's schema and this version's, one sentence each; [] = none."""
     with db.read() as conn:
-        return [*(list(_foreign(conn)) or _revision_drift(conn)), *_table_drift(conn), *_view_drift(conn)]
+        drift = list(_foreign(conn)) or list(_revision_drift(conn))
+        if drift and not metadata.tables.keys() & set(inspect(conn).get_table_names()):
+            return drift  # nothing of ours is there: that each table is missing says no more
+        return [*drift, *_table_drift(conn), *_view_drift(conn)]
 
 
 def _revision_drift(conn: Connection) -> Iterator[str]:

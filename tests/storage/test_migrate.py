@@ -29,7 +29,7 @@ def alter(db: Database, *statements: str) -> None:
 
 def test_the_chain_from_empty_is_exactly_the_declared_tables_and_repeats(database_url: str) -> None:
     db = Database(database_url)
-    assert migrate.check(db)[0] == "no migration has run, 0001 is expected: run crypto-data db upgrade"
+    assert migrate.check(db) == ["no migration has run, 0001 is expected: run crypto-data db upgrade"]
     assert [migrate.upgrade(db), migrate.upgrade(db)] == ["0001", "0001"]
     assert migrate.check(db) == []
     migrate.require_current(db)
