@@ -41,6 +41,8 @@ NOT_READY_AFTER_S = 60.0
 ASK_EVERY_S = 1.0
 SERVE_STOP_S = 7.5
 HEAD_STOP_S = 3.5
+#: all of an ending takes less than 15 s: what Serve has left of this, the head may use
+STOP_S = 12.0
 LEFTOVERS_STOP_S = 5.0
 RECORD_EVERY_S = 3.0
 
@@ -296,6 +298,7 @@ class Launcher:
 
     def _stop(self) -> None:
         """Undo everything that was started, the last first. A further signal skips the waiting."""
+        stop_by = time.monotonic() + STOP_S
         if self._dashboard is not None and self._head is not None and self._head.poll() is None:
             try:
                 self._may_interrupt = self._signals < 2
@@ -311,23 +314,25 @@ class Launcher:
         if self._record is None:
             return  # nothing had been started
         self._remember()
-        killed = self._end_processes(hurry=self._signals > 1)
-        if killed:
-            say(f"had to kill {len(killed)} processes that would not end")
+        hurry = self._signals > 1
+        head_grace_s = 0.5 if hurry else max(HEAD_STOP_S, stop_by - time.monotonic())
+        names = {process: record.describe([process]) for process in self._record.started_processes()}
+        for process in self._end_processes(head_grace_s, 0.2 if hurry else 1.0):
+            say(f"had to be killed, for it did not end: {names.get(process, process.pid)}")
         record.forget(self._data_dir)
         self._clear()
         say("stopped")
 
-    def _end_processes(self, *, hurry: bool) -> set[Process]:
+    def _end_processes(self, head_grace_s: float, grace_s: float) -> set[Process]:
         """End the head and what is below it, then the sandbox, then what got away; returns what had to be killed."""
         assert self._record is not None  # noqa: S101 - asked before
         killed = set()
         if self._head is not None:
             head = Process.of(self._head.pid)
-            killed |= processes.end([head] if head else [], 0.5 if hurry else HEAD_STOP_S)
+            killed |= processes.end([head] if head else [], head_grace_s)
             self._head.wait()
         self._end_sandbox()
-        return killed | processes.end({*self._record.others, *self._strays()}, 0.2 if hurry else 1.0)
+        return killed | processes.end({*self._record.others, *self._strays()}, grace_s)
 
     def _strays(self) -> set[Process]:
         """What was started for a node in this data directory, whoever its parent is now."""
