@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from tests.e2e.checker import HOUR
+from tests.e2e.checker import HOUR, moment
 from tests.nodes import Node
 
 SYMBOLS = ("BTC", "ETH", "SOL", "XRP", "ADA", "DOGE", "LTC", "LINK", "UNI", "SHIB", "XLM", "BCH")
@@ -52,3 +52,10 @@ def now(node: Node) -> int:
     """Node time, by the epoch's definition."""
     epoch = json.loads((node.state_dir / "epoch.json").read_text())
     return int(epoch["node_start_ms"] + (time.time() * 1_000 - epoch["wall_start_ms"]) * epoch["scale"])
+
+
+def owed(node: Node, end: int) -> list[str]:
+    """Ranges before ``end`` that the node's own ledger says it owes."""
+    answer = node.get("/api/v1/stats/gaps", state="owed", limit=1000)
+    assert answer.status_code == 200, answer.text
+    return [f"{row['dataset']} {row['symbol']}" for row in answer.json()["data"] if moment(row["start"]) < end]

@@ -16,7 +16,7 @@ import pytest
 from ray_app.node.processes import descendants
 from tests.e2e import checker
 from tests.e2e.checker import DAY, HOUR, MINUTE, SLOT, Market
-from tests.e2e.played import now, own_file
+from tests.e2e.played import now, owed, own_file
 from tests.nodes import Node, started_node
 from tests.servers import wait_until
 
@@ -69,13 +69,6 @@ def served(node: Node) -> bool:
     except httpx.HTTPError:
         return False
     return answer.status_code == 200 and checker.moment(answer.json()["timestamp"]) > now(node) - 2 * SLOT
-
-
-def owed(node: Node, end: int) -> list[str]:
-    """Ranges before ``end`` that the node's own ledger says it owes."""
-    answer = node.get("/api/v1/stats/gaps", state="owed", limit=1000)
-    assert answer.status_code == 200, answer.text
-    return [f"{row['dataset']} {row['symbol']}" for row in answer.json()["data"] if checker.moment(row["start"]) < end]
 
 
 def test_each_part_killed_in_turn_comes_back_and_nothing_is_lost_or_asked_twice(node: Node):

@@ -10,7 +10,7 @@ import pytest
 from ray_app.clock import iso
 from tests.e2e import checker
 from tests.e2e.checker import DAY, HOUR, MINUTE, SLOT, Market
-from tests.e2e.played import now, own_file
+from tests.e2e.played import now, owed, own_file
 from tests.nodes import Node, started_node
 from tests.servers import wait_until
 
@@ -52,17 +52,8 @@ def hour(node: Node) -> tuple[int, int]:
 @pytest.fixture(scope="module")
 def history_end(node: Node, hour: tuple[int, int]) -> int:
     """The end of the last hour bar that was due; the history before it has been filled."""
-    wait_until(lambda: progress(node) == 100.0, 300, "the history of hourly candles")
+    wait_until(lambda: not owed(node, hour[1]), 400, "the history")
     return hour[1] // HOUR * HOUR
-
-
-def progress(node: Node) -> float:
-    """Percent of the hourly history that owes nothing, as the API says."""
-    (collector,) = [
-        row for row in node.get("/api/v1/stats/collectors").json()["data"] if row["collector"] == "unified-ohlc"
-    ]
-    (hourly,) = [row for row in collector["datasets"] if row["dataset"] == "candles-3600"]
-    return 100.0 - 100.0 * float(hourly["missing"]) / float(hourly["expected"])
 
 
 @pytest.fixture(scope="module")
