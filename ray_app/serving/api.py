@@ -56,7 +56,7 @@ class Gateway:
         log = AccessLog(deps.settings.access_log, deps.clock.now_ms)
         origin: list[Header] = [(b"x-data-origin", b"sandbox")] if deps.settings.origin == "sandbox" else []
         cors = Cors(deps.settings.cors_origins)
-        gate = Gate(self.fastapi, keyring=deps.keyring, limiter=deps.limiter, guard=deps.guard, now_s=deps.now_s)
+        gate = Gate(self.fastapi, keyring=deps.keyring, limiter=deps.limiter, now_s=deps.now_s)
         #: everything but the hot path; answers every request the hot path answers, with the same bytes
         self.general: App = Edge(
             gate,
@@ -71,7 +71,6 @@ class Gateway:
             board=deps.board,
             keyring=deps.keyring,
             limiter=deps.limiter,
-            guard=deps.guard,
             limits=limits,
             log=log,
             clock=deps.clock,

@@ -29,7 +29,7 @@ from ray_app.health.report import HealthReporter, ProbeFunction
 from ray_app.serving.feed import OutboxFeed
 from ray_app.serving.health_probes import bus_probe
 from ray_app.serving.keys import REFRESH_S, KeyRing, seed_keys
-from ray_app.serving.limits import GuessGuard, Policy, RateLimiter
+from ray_app.serving.limits import Policy, RateLimiter
 from ray_app.serving.prices_board import CHANNEL, BoardKeeper, PriceBoard, RegistryProvider
 from ray_app.serving.stats import StoredStats
 from ray_app.settings import Settings
@@ -106,7 +106,6 @@ class GatewayDeps:
     board: PriceBoard
     keyring: KeyRing
     limiter: RateLimiter
-    guard: GuessGuard
     health: HealthProvider
     stats: StatsProvider
     jobs: JobsClient
@@ -187,7 +186,6 @@ def open_gateway(
         board=board,
         keyring=keyring,
         limiter=RateLimiter(Policy(settings.rate_limit_requests, settings.rate_limit_window_s)),
-        guard=GuessGuard(),
         health=HealthReporter(db, clock, settings, probes=dict(probes or {}) | {"event_bus": ask_bus}),
         stats=StoredStats(db, clock, assets, settings),
         jobs=jobs if jobs is not None else RayJobs.from_settings(settings),

@@ -1,4 +1,4 @@
-"""How often a key may ask, and how often a client may be wrong about its key.
+"""How often a key may ask.
 
 Pure: time is an argument (seconds of any steady clock; the gateway uses the machine's monotonic one, because limits
 protect this process and do not follow scaled node time). One replica counts for itself: with N replicas a key gets up
@@ -76,53 +76,11 @@ class RateLimiter:
         remaining = int((self.policy.window_s - (after - now)) / self._interval + 1e-9)
         return Verdict(True, remaining, _up(after - now), 0)
 
-    def peek(self, key: str, now: float) -> Verdict:
-        """What :meth:`take` would say, without taking."""
-        full_at = max(self._full_at.get(key, now), now)
-        wait = full_at + self._interval - now - self.policy.window_s
-        if wait > 1e-9:
-            return Verdict(False, 0, _up(full_at - now), max(1, _up(wait)))
-        remaining = int((self.policy.window_s - (full_at - now)) / self._interval + 1e-9)
-        return Verdict(True, remaining, _up(full_at - now), 0)
-
     def _shrink(self, now: float) -> None:
         for key in [key for key, full_at in self._full_at.items() if full_at <= now]:
             del self._full_at[key]
         while len(self._full_at) > self._max_keys:
             self._full_at.popitem(last=False)
-
-
-class GuessGuard:
-    """Slows the guessing of keys: a client with too many wrong ones is refused before its key is looked at.
-
-    A client is the address the request came from. Where a proxy stands before the gateway many users share one
-    address; so a key that has already been used from there is still let through, and only newcomers wait.
-    """
-
-    def __init__(self, policy: Policy = Policy(20, 60), max_clients: int = 10_000) -> None:
-        self._limiter = RateLimiter(policy, max_clients)
-        self._welcome: OrderedDict[tuple[str, str], None] = OrderedDict()
-        self._max_clients = max_clients
-
-    def refused_for(self, client: str, now: float) -> int:
-        """Seconds this client has to wait before an unknown key is looked at; 0: it need not."""
-        return self._limiter.peek(client, now).retry_after_s if len(self._limiter) else 0
-
-    def wrong(self, client: str, now: float) -> None:
-        """The client presented a key that is none."""
-        self._limiter.take(client, now)
-
-    def right(self, client: str, key_id: str) -> None:
-        """The client presented a valid key."""
-        pair = (client, key_id)
-        if pair not in self._welcome:
-            self._welcome[pair] = None
-            if len(self._welcome) > self._max_clients:
-                self._welcome.popitem(last=False)
-
-    def knows(self, client: str, key_id: str) -> bool:
-        """Whether this key has been used from this client before."""
-        return (client, key_id) in self._welcome
 
 
 def _up(seconds: float) -> int:

@@ -18,7 +18,7 @@ from typing import Any
 import orjson
 
 from ray_app.serving.keys import KeyRing, Principal
-from ray_app.serving.limits import GuessGuard, Policy, RateLimiter, Verdict
+from ray_app.serving.limits import Policy, RateLimiter, Verdict
 from ray_app.serving.problems import MEDIA_TYPE, Problem, problem_of
 
 Scope = MutableMapping[str, Any]
@@ -333,13 +333,11 @@ class Gate:
         *,
         keyring: KeyRing,
         limiter: RateLimiter,
-        guard: GuessGuard,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._app = app
         self._keyring = keyring
         self._limiter = limiter
-        self._guard = guard
         self._now_s = now_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -350,7 +348,7 @@ class Gate:
 
     def _admit(self, scope: Scope) -> None:
         info, now_s = request_info(scope), self._now_s()
-        info.principal = identify(scope, self._keyring, self._guard, now_s)
+        info.principal = identify(scope, self._keyring)
         info.verdict = self._limiter.take(info.principal.key_id, now_s)
         if not info.verdict.allowed:
             policy = self._limiter.policy
@@ -361,23 +359,17 @@ class Gate:
             )
 
 
-def identify(scope: Scope, keyring: KeyRing, guard: GuessGuard, now_s: float) -> Principal:
-    """Who makes the request; Problem INVALID_API_KEY, or RATE_LIMIT_EXCEEDED for a client that keeps guessing."""
+def identify(scope: Scope, keyring: KeyRing) -> Principal:
+    """Who makes the request; Problem INVALID_API_KEY or, before keys could be read, SERVICE_UNAVAILABLE.
+
+    Nobody is shut out for wrong keys: they are 256 random bits, and behind a proxy all users share one address.
+    """
     presented = credentials(scope["headers"])
     if not presented:
         raise Problem("INVALID_API_KEY", "send a key as Authorization: Bearer <key> or X-API-Key: <key>")
     if not keyring.loaded:
         raise Problem("SERVICE_UNAVAILABLE", "the keys cannot be read", headers={"Retry-After": "5"})
-    client, principal = client_of(scope), keyring.authenticate(presented)
-    wait_s = guard.refused_for(client, now_s)
-    if wait_s and not (principal is not None and guard.knows(client, principal.key_id)):
-        raise Problem(
-            "RATE_LIMIT_EXCEEDED",
-            "too many wrong keys came from this address",
-            headers={"Retry-After": str(wait_s)},
-        )
+    principal = keyring.authenticate(presented)
     if principal is None:
-        guard.wrong(client, now_s)
         raise Problem("INVALID_API_KEY", "the key is unknown, revoked or expired")
-    guard.right(client, principal.key_id)
     return principal

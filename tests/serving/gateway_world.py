@@ -16,7 +16,7 @@ from ray_app.health.report import HealthReporter
 from ray_app.serving.api import Gateway, build_api
 from ray_app.serving.deps import GatewayDeps, StoredRegistry
 from ray_app.serving.keys import KeyRing, Level
-from ray_app.serving.limits import GuessGuard, Policy, RateLimiter
+from ray_app.serving.limits import Policy, RateLimiter
 from ray_app.serving.prices_board import BoardKeeper, PriceBoard
 from ray_app.serving.stats import StoredStats
 from ray_app.settings import Settings
@@ -138,7 +138,6 @@ class World:
             board=board,
             keyring=keyring,
             limiter=RateLimiter(Policy(chosen.rate_limit_requests, chosen.rate_limit_window_s)),
-            guard=GuessGuard(),
             health=HealthReporter(db, self.clock, chosen, keep_s=0),
             stats=StoredStats(db, self.clock, stored, chosen),
             jobs=self.jobs,

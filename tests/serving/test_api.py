@@ -272,19 +272,11 @@ async def test_the_limit_of_a_key_is_shown_enforced_and_comes_back(sqlite_db):
         assert "ratelimit" not in (await nobody.get("/live")).headers
 
 
-async def test_guessing_keys_slows_down_but_not_for_keys_already_in_use_there(world):
-    async with world.client() as user, client_of(world.api, Authorization="Bearer guess") as guesser:
-        assert (await user.get(CURRENT)).status_code == 200
-        statuses = [(await guesser.get(CURRENT)).status_code for _ in range(30)]
-        assert statuses == [401] * 20 + [429] * 10
-        refused = await guesser.get("/api/v1/assets")
-        problem(refused, 429, "RATE_LIMIT_EXCEEDED")
-        assert int(refused.headers["retry-after"]) >= 1
-        assert (await user.get(CURRENT)).status_code == 200
-        assert (await user.get("/api/v1/assets")).status_code == 200
-    async with world.client(Level.master) as newcomer:  # same address, never seen there: waits like the guesser
-        assert (await newcomer.get(CURRENT)).status_code == 429
-        world.now_s += 60
+async def test_wrong_keys_lock_nobody_out_who_shares_the_address(world):
+    """Behind a proxy everybody does; and keys are too long to be guessed."""
+    async with client_of(world.api, Authorization="Bearer guess") as guesser:
+        assert {(await guesser.get(CURRENT)).status_code for _ in range(200)} == {401}
+    async with world.client(Level.master) as newcomer:
         assert (await newcomer.get(CURRENT)).status_code == 200
 
 

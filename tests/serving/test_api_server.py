@@ -130,8 +130,7 @@ async def test_a_key_made_or_revoked_elsewhere_is_known_to_a_running_gateway_wit
     db, keys, _ = node
 
     async def becomes(status):
-        # gently: more than twenty wrong keys in a minute would be taken for guessing
-        await eventually(lambda: http.get("/api/v1/assets"), lambda answer: answer.status_code == status, pause_s=0.7)
+        await eventually(lambda: http.get("/api/v1/assets"), lambda answer: answer.status_code == status, pause_s=0.3)
 
     async with serving(settings) as url:
         ring = KeyRing(db, open_gateway_clock(settings))
