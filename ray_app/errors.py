@@ -6,6 +6,7 @@ endpoint, never by URL with its key.
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # only a name for the type checker: nothing here depends on the sources
@@ -71,7 +72,12 @@ class CircuitOpen(UpstreamError):
     """Too many failures in a row; no request is made before ``until_ms`` (node time)."""
 
     def __init__(self, endpoint: str, until_ms: int) -> None:
-        super().__init__(endpoint, f"circuit breaker open until {until_ms} ms; the last failures are in its log")
+        until = (
+            datetime.fromtimestamp(until_ms / 1_000, tz=UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        )
+        super().__init__(
+            endpoint, f"circuit open until {until}: too many requests in a row failed; then it is tried again"
+        )
         self.until_ms = until_ms
 
 

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from ray_app.assets import AssetRegistry
-from ray_app.clock import DAY_MS, HOUR_MS, MINUTE_MS, Clock
+from ray_app.clock import DAY_MS, HOUR_MS, MINUTE_MS, Clock, to_ms
 from ray_app.collection import budget_rules, datasets
 from ray_app.collection.budget_ledger import DatabaseLedger
 from ray_app.collection.collectors import COLLECTORS
@@ -53,7 +54,7 @@ STALE_INTERVALS = 3
 #: how late a pass may be before the loop counts as dead, at least
 PATIENCE_MS = 10 * MINUTE_MS
 
-_CIRCUIT = re.compile(r"(?P<endpoint>[a-z0-9_]+\.[a-z0-9_]+): circuit breaker open until (?P<until>\d+) ms")
+_CIRCUIT = re.compile(r"(?P<endpoint>[a-z0-9_]+\.[a-z0-9_]+): circuit open until (?P<until>[0-9TZ:.-]+):")
 
 
 def collect_evidence(
@@ -295,8 +296,9 @@ def _written_circuits(collectors: Sequence[CollectorEvidence]) -> dict[str, tupl
             continue
         for match in _CIRCUIT.finditer(collector.last_error):
             account = _account_of(match["endpoint"])
-            if int(match["until"]) > found.get(account, (0, None))[0]:
-                found[account] = (int(match["until"]), collector.failing_since)
+            until = to_ms(datetime.fromisoformat(match["until"]))
+            if until > found.get(account, (0, None))[0]:
+                found[account] = (until, collector.failing_since)
     return found
 
 

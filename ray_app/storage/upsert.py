@@ -203,11 +203,11 @@ def _load(conn: Connection, names: list[str], binary: set[str], cells: list[tupl
     q = _QUOTE["mysql"]
     targets = ", ".join(f"@b{i}" if name in binary else q(name) for i, name in enumerate(names))
     decoded = ", ".join(f"{q(name)} = UNHEX(@b{i})" for i, name in enumerate(names) if name in binary)
-    with tempfile.NamedTemporaryFile("wb", prefix="crypto-data-", suffix=".tsv") as file:
+    with tempfile.TemporaryFile("w+b") as file:  # without a name: a killed process leaves nothing behind
         file.writelines(_line(row) for row in cells)
-        file.flush()
+        file.seek(0)
         statement = (
-            f"LOAD DATA LOCAL INFILE '{file.name}' INTO TABLE {_STAGE} CHARACTER SET utf8mb4 "
+            f"LOAD DATA LOCAL INFILE '/dev/fd/{file.fileno()}' INTO TABLE {_STAGE} CHARACTER SET utf8mb4 "
             rf"FIELDS TERMINATED BY '\t' ESCAPED BY '\\' LINES TERMINATED BY '\n' ({targets})"
             + (f" SET {decoded}" if decoded else "")
         )
