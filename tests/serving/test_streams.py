@@ -10,6 +10,7 @@ import socket as sockets
 import httpx
 import pytest
 import websockets
+from sqlalchemy import Connection
 
 from ray_app.serving import stream_hub
 from ray_app.serving.stream_connection import Limits
@@ -510,8 +511,13 @@ async def test_when_the_server_itself_falls_behind_what_is_kept_everyone_hears_o
     await world.move(1)
     async with serving(world.deps()) as server, server.subscribed("BTC") as (client, _):
         hub = server.streams.hub
-        lost = world.db.run(lambda conn: outbox.append(conn, "prices", [world.sent[0][1]] * 4, START))
-        world.db.run(lambda conn: outbox.prune(conn, START + 1))
+
+        def lose(conn: Connection) -> range:  # in one transaction: no reader sees what is between the two
+            numbers = outbox.append(conn, "prices", [world.sent[0][1]] * 4, START)
+            outbox.prune(conn, START + 1)
+            return numbers
+
+        lost = world.db.run(lose)
         await world.ring.publish("prices", [(lost[-1] + 5, b"{}")])  # wakes the reader: the table has a hole
         gap = await client.hear_of("gap")
         assert (gap["first_missing"], gap["last_missing"], gap["first_available"]) == (2, 5, 6)
