@@ -23,7 +23,7 @@ RENEW_S = LEASE_TTL_S / 4
 #: comes has lost nothing, if nobody took the lease meanwhile
 HANGS_AFTER = 3
 #: how long the answers in line may take to commit at the end; then they are left to the archive
-DRAIN_S = 0.7
+DRAIN_S = 1.3
 
 
 @asynccontextmanager

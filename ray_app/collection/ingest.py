@@ -14,6 +14,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -107,6 +108,8 @@ class Ingestor:
     _held: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
     _lease: Lease | None = None
     _committer: asyncio.Task[None] | None = None
+    #: answers on their way to the archive; what has begun to be written gets in line, whoever is cancelled
+    _taking: set[asyncio.Task[_Pending]] = field(default_factory=set, repr=False)
     #: ms: when the oldest answer was fetched that was left to the archive; None: there is none
     _left_since: int | None = None
 
@@ -146,6 +149,13 @@ class Ingestor:
         return await asyncio.shield(pending.done)
 
     async def _take(self, exchange: Exchange, *, remember: bool = True) -> _Pending:
+        taking = asyncio.create_task(self._append(exchange, remember=remember))
+        self._taking.add(taking)
+        taking.add_done_callback(self._taking.discard)
+        taking.add_done_callback(_retrieve)
+        return await asyncio.shield(taking)
+
+    async def _append(self, exchange: Exchange, *, remember: bool) -> _Pending:
         at = await asyncio.to_thread(self.archive.append, exchange, self.collector)
         pending = _Pending(at, exchange, asyncio.get_running_loop().create_future())
         pending.done.add_done_callback(_retrieve)
@@ -341,13 +351,18 @@ class Ingestor:
 
     async def drain(self, timeout_s: float) -> bool:
         """Wait at most ``timeout_s`` wall seconds for the line to empty; False if it did not (the archive has it)."""
-        if self._committer is None or self._committer.done():
-            return not self._queue
-        done, _ = await asyncio.wait({self._committer}, timeout=timeout_s)
-        return bool(done) and not self._queue
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while self._taking:
+                    await asyncio.wait(self._taking)
+                if self._committer is not None:
+                    await asyncio.wait({self._committer})
+        return not self._taking and not self._queue
 
     async def aclose(self) -> None:
         """Stop committing; what is left is in the archive."""
+        if self._taking:  # appending to a file takes milliseconds, and the archive is closed next
+            await asyncio.wait(self._taking)
         if self._committer is not None and not self._committer.done():
             self._committer.cancel()
             await asyncio.wait({self._committer})

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import orjson
@@ -209,6 +210,25 @@ async def test_a_fenced_zombie_writes_nothing_and_its_successor_loses_nothing(ru
             assert await other.ingestor.recover() == 1
     assert [row["current_price"] for row in rows(runtime.db, tables.price_data_real)] == [1.0]
     assert len(events(runtime.db)) == 1
+
+
+async def test_an_answer_whose_writing_has_begun_is_committed_although_its_asker_is_cancelled(runtime, monkeypatch):
+    begun, go_on, append = threading.Event(), threading.Event(), runtime.archive.append
+
+    def slow(exchange, collector):
+        begun.set()
+        go_on.wait(10)
+        return append(exchange, collector)
+
+    monkeypatch.setattr(runtime.archive, "append", slow)
+    async with holding(runtime, "crypto-prices", "me"):
+        asking = asyncio.create_task(runtime.ingestor.ingest(markets(coin("bitcoin", 90_000.5))))
+        assert await asyncio.to_thread(begun.wait, 10)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        go_on.set()
+    assert [row["current_price"] for row in rows(runtime.db, tables.price_data_real)] == [90_000.5]
 
 
 async def test_recovering_again_changes_nothing(runtime):

@@ -23,7 +23,7 @@ def test_status_reads_a_running_node_and_other_commands_find_it(tmp_path):
         seen = look()
         assert seen["collectors_from"] == "API"
         assert {row["collector"] for row in seen["collectors"]} == {"crypto-prices", "unified-ohlc", "asset-registry"}
-        assert {item["dataset"] for item in seen["backfill"]} == {"candles-86400", "candles-3600"}
+        assert {item["dataset"] for item in seen["backfill"]} == {"candles-86400", "candles-3600", "candles-300"}
         assert {"API", "streams", "collectors", "Ray", "Serve, HAProxy", "sandbox", "launcher"} <= set(seen["memory"])
         assert seen["notes"] == []
 
