@@ -142,11 +142,11 @@ class CollectorRunner:
                 raise
 
     async def stop(self) -> None:
-        """End the loop within two wall seconds: unfinished work is cancelled, the lease released, nothing lost."""
+        """End the loop within three wall seconds: unfinished work is cancelled, the lease released, nothing lost."""
         self._stopping = True
         if self._task is not None and not self._task.done():
             self._task.cancel()
-            await asyncio.wait({self._task}, timeout=2.0)
+            await asyncio.wait({self._task}, timeout=2.8)
 
     async def once(self, *, repair: bool = False) -> PollResult:
         """One pass in this process, for the command line: recover, poll, track, and repair if asked to.
