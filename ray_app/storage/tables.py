@@ -229,6 +229,15 @@ data_quality_events = Table(
     **MYSQL,
 )
 
+endpoint_shapes = Table(
+    "endpoint_shapes",
+    metadata,
+    Column("source", _code(48), primary_key=True, comment="endpoint name"),
+    Column("shape", Text, nullable=False, comment="JSON: fields, types and ranges learnt so far (collection/drift.py)"),
+    Column("updated_at", BigInteger, nullable=False, comment="ms: fetch of the answer that last changed it"),
+    **MYSQL,
+)
+
 # --- what was expected, what is owed, who may act -----------------------------------------------------------
 
 collection_schedules = Table(
