@@ -25,6 +25,7 @@ COMMANDS: dict[str, str] = {
     "backfill": "backfill",
     "gaps": "gaps",
     "reprocess": "reprocess",
+    "verify": "verify",
     "sandbox": "sandbox",
 }
 

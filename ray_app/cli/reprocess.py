@@ -1,4 +1,4 @@
-"""``crypto-data reprocess``: rebuild the tables from the archive, or prove that they are what it says."""
+"""``crypto-data reprocess``: rebuild the tables from the archive."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ if TYPE_CHECKING:
 
 @click.command("reprocess")
 @click.option("--into", metavar="URL", help="Rebuild into another, empty database and compare it with the node's.")
-@click.option("--verify", is_flag=True, help="Write nothing: find every stored value in the payload it names.")
-def command(into: str | None, *, verify: bool) -> None:
+def command(into: str | None) -> None:
     """Parse the whole archive again.
 
     Without options: into the node's own database, where a newer parser's rows win over older ones; a running node
@@ -23,23 +22,16 @@ def command(into: str | None, *, verify: bool) -> None:
     from ray_app.cli.here import node_settings
     from ray_app.collection import reprocess
     from ray_app.collection.archive import Archive
-    from ray_app.errors import ConfigError
     from ray_app.storage.engine import Database
     from ray_app.storage.migrate import require_current, upgrade
 
-    if into is not None and verify:
-        raise ConfigError("--into rebuilds and compares already; --verify is for the node's own database")
     settings = node_settings()
     logging.basicConfig(level="WARNING", format="%(levelname)s %(name)s: %(message)s")
     db = Database(settings.resolved_database_url)
     try:
         require_current(db)
         with Archive(settings.archive_dir) as archive:
-            if verify:
-                seen = reprocess.verify_rows(archive, db)
-                click.echo(str(seen))
-                _end(seen.problems)
-            elif into is None:
+            if into is None:
                 click.echo(str(reprocess.reprocess(archive, db, progress=_show)))
             else:
                 target = Database(into)

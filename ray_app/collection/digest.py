@@ -17,7 +17,7 @@ from ray_app.assets import AssetRegistry
 from ray_app.collection.archive import ArchivedAt
 from ray_app.errors import MalformedPayload, RateLimited, UpstreamError, UpstreamRejected, UpstreamUnavailable
 from ray_app.sources import endpoint
-from ray_app.sources.base import Endpoint, Exchange, Parsed, Row
+from ray_app.sources.base import Endpoint, Exchange, Parsed, Request, Row
 from ray_app.storage.tables import market_data, ohlc_data, price_data_real
 
 #: tables whose rows are written as parsed; ``crypto_assets`` rows go through the registry's reconciliation
@@ -134,15 +134,20 @@ def _dead_letter(source: Endpoint, exchange: Exchange, at: ArchivedAt, error: Up
     }
 
 
+def asked(request: Request) -> str:
+    """What was asked, in canonical JSON: path, params and context."""
+    parts = {"path": request.path, "params": dict(request.params), "context": dict(request.context)}
+    return orjson.dumps(parts, option=orjson.OPT_SORT_KEYS).decode()
+
+
 def fetch_row(exchange: Exchange, at: ArchivedAt, collector: str, found: Digest) -> dict[str, Any]:
     """The row of ``fetches`` that indexes the exchange."""
     request = exchange.request
-    asked = {"path": request.path, "params": dict(request.params), "context": dict(request.context)}
     return {
         "fetch_id": at.fetch_id,
         "source": request.endpoint,
         "collector": collector,
-        "request": orjson.dumps(asked, option=orjson.OPT_SORT_KEYS).decode(),
+        "request": asked(request),
         "status": exchange.status,
         "fetched_at": exchange.fetched_at,
         "payload_hash": at.payload_hash,

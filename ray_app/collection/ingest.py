@@ -23,7 +23,7 @@ from sqlalchemy.exc import DataError, SQLAlchemyError
 
 from ray_app.assets import AssetRegistry
 from ray_app.clock import Clock
-from ray_app.collection import recovery
+from ray_app.collection import drift, recovery
 from ray_app.collection.archive import Archive, ArchivedAt
 from ray_app.collection.digest import Digest, digest
 from ray_app.collection.event_bus import Notifier
@@ -105,6 +105,7 @@ class Ingestor:
     state: IngestState = field(default_factory=IngestState)
     _queue: deque[_Pending] = field(default_factory=deque, repr=False)
     _by_exchange: dict[int, _Pending] = field(default_factory=dict, repr=False)
+    _drift: drift.Watch = field(default_factory=drift.Watch, repr=False)
     _held: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
     _lease: Lease | None = None
     _committer: asyncio.Task[None] | None = None
@@ -254,18 +255,22 @@ class Ingestor:
             if items and rows > BATCH_ROWS:
                 break
             items.append(Item(pending.at, self.collector, pending.exchange, found))
+        unlike = self._drift.unlike(items)
         refreshed = False
+        shapes: dict[str, drift.Shape] = {}
 
         def work(conn: Connection) -> Written:
-            nonlocal refreshed
+            nonlocal refreshed, shapes
             self.leases.assert_held(conn, lease)
             written = write(conn, items, registry, self.clock.now_ms())
             refreshed = refresh_registry(conn, self.archive, [i for i in items if i.at.fetch_id in written.fresh])
+            shapes = drift.take_in(conn, [(i, body) for i, body in unlike if i.at.fetch_id in written.fresh])
             if written.newest_event is not None:
                 records.saw_event(conn, self.collector, written.newest_event)
             return written
 
         written = self.db.run(work)
+        self._drift.remember(shapes)
         if refreshed:
             self.registry_changed()
         return batch[: len(items)], items, written

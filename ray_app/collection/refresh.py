@@ -15,12 +15,14 @@ from dataclasses import replace
 import orjson
 from sqlalchemy import Connection
 
+from ray_app.assets import AssetRegistry
 from ray_app.clock import HOUR_MS
-from ray_app.collection.archive import Archive
+from ray_app.collection.archive import Archive, ArchivedAt
+from ray_app.collection.digest import Digest
 from ray_app.collection.store import Item
 from ray_app.reconcile import reconcile, with_ranks
 from ray_app.sources import endpoint
-from ray_app.sources.base import Request, Row
+from ray_app.sources.base import Exchange, Request, Row
 from ray_app.storage import records, registry
 
 log = logging.getLogger(__name__)
@@ -57,25 +59,31 @@ def refresh_registry(conn: Connection, archive: Archive, items: Sequence[Item]) 
     Products that have not changed (304) are the last ones received: the coins list or the ranks may have changed.
     Without a coins list so far there is nothing to compare with, and nothing happens.
     """
-    refreshed = False
+    saved = False
     for item in items:
-        if item.exchange.request.endpoint != PRODUCTS or item.found.error is not None:
-            continue
-        coins = _rows_before(conn, archive, COINS_LIST, item.at.fetch_id)
-        parsed = item.found.parsed
-        products = parsed.rows if parsed is not None else _rows_before(conn, archive, PRODUCTS, item.at.fetch_id)
-        if coins is None or products is None:
-            log.warning("registry not refreshed: no %s before the products", "coins list" if coins is None else "body")
-            continue
-        before = registry.load(conn)
-        after, changes = reconcile(before, coins, products, item.exchange.fetched_at)
-        for change in changes:
-            log.info("registry: %s", change)
-        after = with_ranks(after, _ranks(conn, archive, item.exchange.request))
-        if after != before:
+        before = registry.load(conn) if item.exchange.request.endpoint == PRODUCTS else None
+        after = refreshed(conn, archive, item.at, item.exchange, item.found, before) if before is not None else None
+        if after is not None and after != before:
             registry.save(conn, after, item.exchange.fetched_at)
-            refreshed = True
-    return refreshed
+            saved = True
+    return saved
+
+
+def refreshed(
+    conn: Connection, archive: Archive, at: ArchivedAt, exchange: Exchange, found: Digest, before: AssetRegistry
+) -> AssetRegistry | None:
+    """The registry after a ``/products`` answer; None where the answer is not one, or of no use. Only reads."""
+    if exchange.request.endpoint != PRODUCTS or found.error is not None:
+        return None
+    coins = _rows_before(conn, archive, COINS_LIST, at.fetch_id)
+    products = found.parsed.rows if found.parsed is not None else _rows_before(conn, archive, PRODUCTS, at.fetch_id)
+    if coins is None or products is None:
+        log.warning("registry not refreshed: no %s before the products", "coins list" if coins is None else "body")
+        return None
+    after, changes = reconcile(before, coins, products, exchange.fetched_at)
+    for change in changes:
+        log.info("registry: %s", change)
+    return with_ranks(after, _ranks(conn, archive, exchange.request))
 
 
 def _rows_before(conn: Connection, archive: Archive, source: str, fetch_id: int) -> tuple[Row, ...] | None:

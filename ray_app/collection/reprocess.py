@@ -1,7 +1,7 @@
-"""Rebuilding the tables from the archive alone, and finding every stored value in the payload it names.
+"""Rebuilding the tables from the archive alone, and comparing two databases.
 
-Both use the same :func:`~ray_app.collection.digest.digest` as live ingestion. Nothing here tells the outbox: a rebuilt
-row is no news. Synchronous; wrap it in a thread where an event loop must stay free.
+A rebuild uses the same :func:`~ray_app.collection.digest.digest` as live ingestion, and tells the outbox nothing: a
+rebuilt row is no news. Synchronous; wrap it in a thread where an event loop must stay free.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any
 
-from sqlalchemy import Connection, Row, Table, and_, func, or_, select
+from sqlalchemy import Connection, Row, Table, func, select
 
 from ray_app.assets import AssetRegistry
 from ray_app.clock import MINUTE_MS
+from ray_app.collection import drift
 from ray_app.collection.archive import Archive
-from ray_app.collection.digest import VALUE_TABLES, digest, fetch_row
+from ray_app.collection.digest import digest, fetch_row
 from ray_app.collection.refresh import PRODUCTS, refresh_registry
 from ray_app.collection.store import Item, write_values
 from ray_app.errors import ArchiveError
@@ -161,7 +162,10 @@ def _write(conn: Connection, archive: Archive, batch: Sequence[Item], report: Re
 
 
 def differences(left: Database, right: Database, tables: Sequence[Table] = REBUILT, limit: int = 20) -> list[str]:
-    """Rows that are not the same in both, all columns compared; at most ``limit`` sentences, [] if identical."""
+    """Rows that are not the same in both, all columns compared; at most ``limit`` sentences, [] if identical.
+
+    Events of drift are left out (see drift.py).
+    """
     found: list[str] = []
     with left.read() as a, right.read() as b:
         for table in tables:
@@ -177,6 +181,8 @@ def differences(left: Database, right: Database, tables: Sequence[Table] = REBUI
 
 def _all(conn: Connection, table: Table) -> Iterator[Row[Any]]:
     query = select(table).order_by(*table.primary_key.columns)
+    if table is data_quality_events:  # drift is told in the order in which a node took answers in
+        query = query.where(data_quality_events.c.kind != drift.KIND)
     return iter(conn.execution_options(stream_results=True, yield_per=5_000).execute(query))
 
 
@@ -186,82 +192,6 @@ def _key(table: Table, row: Row[Any]) -> tuple[Any, ...]:
 
 def _shown(row: Row[Any] | None) -> str:
     return "nothing" if row is None else repr(tuple(row))[:300]
-
-
-# --- finding every value in its payload -----------------------------------------------------------------------
-
-
-@dataclass
-class Verified:
-    """Stored rows per table, how many of them were found in the payload they name, and what was wrong with others."""
-
-    stored: dict[str, int] = field(default_factory=dict)
-    found: dict[str, int] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
-
-    @property
-    def ok(self) -> bool:
-        """Every stored value was found."""
-        return not self.problems and self.stored == self.found
-
-    def __str__(self) -> str:
-        per_table = ", ".join(f"{name} {self.found[name]} of {total}" for name, total in sorted(self.stored.items()))
-        return f"found in their payloads: {per_table}"
-
-
-def verify_rows(archive: Archive, db: Database, *, limit: int = 20) -> Verified:
-    """Parse every archived answer again and look up the rows that name it; at most ``limit`` problems are listed.
-
-    Columns that keep their earliest value (candles' ``known_at``, ``first_seen_at``) may be lower than this payload
-    says: an earlier answer held the same bar.
-    """
-    report = Verified()
-    with db.read() as conn:
-        assets = registry.load(conn)
-        for name, table in VALUE_TABLES.items():
-            report.stored[name] = int(conn.scalar(select(func.count()).select_from(table)) or 0)
-        report.found = dict.fromkeys(VALUE_TABLES, 0)
-        for at, _, exchange in archive.scan():
-            found = digest(exchange, at, assets)
-            for name, rows in found.rows.items():
-                _look_up(conn, VALUE_TABLES[name], rows, report)
-        for name, table in VALUE_TABLES.items():
-            if report.found[name] < report.stored[name]:
-                orphans = select(table).where(table.c.payload_hash.not_in(select(fetches.c.payload_hash))).limit(5)
-                report.problems += [f"{name}: no archived payload for {_shown(row)}" for row in conn.execute(orphans)]
-                missing = report.stored[name] - report.found[name]
-                report.problems.append(f"{name}: {missing} rows are not what the payload they name says")
-    report.problems = list(dict.fromkeys(report.problems))[:limit]
-    return report
-
-
-def _look_up(conn: Connection, table: Table, rows: Sequence[dict[str, Any]], report: Verified) -> None:
-    keys = [column.name for column in table.primary_key.columns]
-    earliest = set(table.info.get("earliest", ()))
-    expected = {tuple(row[name] for name in keys): row for row in rows}
-    names = [column.name for column in table.columns]
-    for start in range(0, len(expected), 200):
-        some = list(expected)[start : start + 200]
-        query = select(table).where(
-            or_(*(and_(*(table.c[n] == v for n, v in zip(keys, key, strict=True))) for key in some))
-        )
-        for stored in conn.execute(query):
-            have = dict(zip(names, stored, strict=True))
-            said = expected[tuple(have[name] for name in keys)]
-            if (have["payload_hash"], have["fetched_at"]) != (said["payload_hash"], said["fetched_at"]):
-                continue  # another payload's row; it is looked up there
-            wrong = [
-                name
-                for name in names
-                if (have[name] > said[name] if name in earliest else have[name] != said.get(name))
-            ]
-            if wrong:
-                key = tuple(have[name] for name in keys)
-                report.problems.append(
-                    f"{table.name} {key}: {', '.join(wrong)} differ from payload {have['payload_hash']}"
-                )
-            else:
-                report.found[table.name] += 1
 
 
 def first_registry(db: Database) -> tuple[AssetRegistry, int]:

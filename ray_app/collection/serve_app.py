@@ -11,6 +11,7 @@ from ray import serve
 from ray_app.collection.cluster import refuse_shared_sqlite
 from ray_app.collection.history import HistoryKeeper
 from ray_app.collection.jobs import JobsClient
+from ray_app.collection.manifest import keep_manifests
 from ray_app.collection.supervisor import Reconciler, children_of, machines
 from ray_app.logs import configure
 from ray_app.settings import load_settings
@@ -19,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class Supervisor:
-    """Looks after the collector actors, and has the history filled that is owed."""
+    """Looks after the collector actors, has the history filled that is owed, and records what the archive held."""
 
     def __init__(self) -> None:
         settings = load_settings()
@@ -33,6 +34,7 @@ class Supervisor:
         self._tasks = [
             loop.create_task(self._reconciler.run(), name="reconciler"),
             loop.create_task(history.run(), name="history"),
+            loop.create_task(keep_manifests(settings), name="manifests"),
         ]
 
     async def check_health(self) -> None:

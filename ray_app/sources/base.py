@@ -95,6 +95,9 @@ class Endpoint(ABC):
     #: other names the upstream's documentation uses for a placeholder of ``paths``
     aliases: ClassVar[Mapping[str, str]] = {}
 
+    #: objects of the body whose member names are data, not fields: "" the body itself, else as "data.rates"
+    keyed: ClassVar[frozenset[str]] = frozenset()
+
     @abstractmethod
     def request(self, *args: Any, **kwargs: Any) -> Request:
         """The request for the given arguments (each endpoint documents its own)."""

@@ -241,6 +241,7 @@ class ExchangeRates(Endpoint):
     """
 
     name: ClassVar[str] = "coinbase.exchange_rates"
+    keyed: ClassVar[frozenset[str]] = frozenset({"data.rates"})
     parser_version: ClassVar[int] = 2  # 2: the reciprocal is of the decimal as stated
     account: ClassVar[str] = API_V2
     paths: ClassVar[tuple[str, ...]] = ("/exchange-rates",)

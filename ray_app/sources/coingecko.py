@@ -172,6 +172,7 @@ class SimplePrice(CoinGeckoEndpoint):
     """
 
     name: ClassVar[str] = "coingecko.simple_price"
+    keyed: ClassVar[frozenset[str]] = frozenset({""})
     paths: ClassVar[tuple[str, ...]] = ("/simple/price",)
     query: ClassVar[frozenset[str]] = frozenset(
         {"vs_currencies", "ids", "names", "symbols", "include_tokens", "include_market_cap", "include_24hr_vol"}

@@ -17,6 +17,7 @@ from ray_app.storage.tables import (
     crypto_assets,
     data_quality_events,
     dead_letters,
+    endpoint_shapes,
     fetches,
 )
 
@@ -116,6 +117,30 @@ def drop_dead_letters(conn: Connection, keys: Iterable[tuple[str, str]]) -> None
         conn.execute(
             delete(dead_letters).where(dead_letters.c.payload_hash == payload_hash, dead_letters.c.source == source)
         )
+
+
+def shapes(conn: Connection, sources: Sequence[str], *, lock: bool = False) -> dict[str, str]:
+    """What was learnt of the endpoints' bodies, as JSON; one of which nothing was learnt yet is left out.
+
+    ``lock``: nobody else changes them before this transaction ends.
+    """
+    query = select(endpoint_shapes.c.source, endpoint_shapes.c.shape).where(endpoint_shapes.c.source.in_(sources))
+    query = query.order_by(endpoint_shapes.c.source)
+    if lock and conn.dialect.name != "sqlite":  # a SQLite write transaction is alone anyway
+        query = query.with_for_update()
+    found = {row.source: row.shape for row in conn.execute(query)}
+    if lock and (new := sorted(set(sources) - found.keys())):  # a row that is not there cannot be locked
+        verb = "OR IGNORE" if conn.dialect.name == "sqlite" else "IGNORE"
+        blank = [{"source": source, "shape": "", "updated_at": 0} for source in new]
+        conn.execute(insert(endpoint_shapes).prefix_with(verb), blank)
+        found = {row.source: row.shape for row in conn.execute(query)}
+    return {source: shape for source, shape in found.items() if shape}
+
+
+def save_shape(conn: Connection, source: str, shape: str, updated_at: int) -> None:
+    """Keep what was learnt of an endpoint's bodies; :func:`shapes` has locked it."""
+    values = {"shape": shape, "updated_at": updated_at}
+    conn.execute(update(endpoint_shapes).where(endpoint_shapes.c.source == source).values(values))
 
 
 def _earliest_wins(conn: Connection, table: Table, rows: Sequence[Mapping[str, Any]], order: tuple[str, ...]) -> None:

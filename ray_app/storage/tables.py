@@ -192,6 +192,18 @@ fetches = Table(
     **MYSQL,
 )
 
+archive_manifests = Table(
+    "archive_manifests",
+    metadata,
+    Column("day", Integer, primary_key=True, autoincrement=False, comment="yyyymmdd, UTC, of fetched_at"),
+    Column("source", _code(48), primary_key=True, comment="endpoint; '*': all of them"),
+    Column("answers", Integer, nullable=False),
+    Column("payload_bytes", BigInteger, nullable=False),
+    Column("root", _code(64), nullable=False, comment="Merkle root, SHA-256, hex (collection/manifest.py)"),
+    Column("recorded_at", BigInteger, nullable=False, comment="ms"),
+    **MYSQL,
+)
+
 dead_letters = Table(
     "dead_letters",
     metadata,
@@ -214,6 +226,15 @@ data_quality_events = Table(
     Column("fetched_at", BigInteger, nullable=False),
     Column("detail", Text, nullable=False),
     Index(None, "fetched_at"),
+    **MYSQL,
+)
+
+endpoint_shapes = Table(
+    "endpoint_shapes",
+    metadata,
+    Column("source", _code(48), primary_key=True, comment="endpoint name"),
+    Column("shape", Text, nullable=False, comment="JSON: fields, types and ranges learnt so far (collection/drift.py)"),
+    Column("updated_at", BigInteger, nullable=False, comment="ms: fetch of the answer that last changed it"),
     **MYSQL,
 )
 

@@ -15,11 +15,12 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from operator import itemgetter
 
-from sqlalchemy import Connection, Table, and_, exc, or_, select
+from sqlalchemy import Connection, Table, exc
 from sqlalchemy.dialects import mysql, sqlite
 
 from ray_app.errors import StorageError
 from ray_app.storage.engine import mysql_code
+from ray_app.storage.lookup import rows_of_keys
 from ray_app.storage.rows import Cell, checked
 from ray_app.storage.tables import ORDER_COLUMNS
 
@@ -76,12 +77,9 @@ def standing(conn: Connection, table: Table, rows: Sequence[Mapping[str, object]
     names = [column.name for column in table.columns]
     key, order = key_columns(table), order_columns(table)
     taken = [dict(zip(names, row, strict=True)) for row in checked(table, rows)] if rows else []
-    stored: dict[tuple[Cell, ...], tuple[Cell, ...]] = {}
     identities = sorted({tuple(row[name] for name in key) for row in taken})
-    for start in range(0, len(identities), 200):
-        some = [and_(*(table.c[n] == v for n, v in zip(key, i, strict=True))) for i in identities[start : start + 200]]
-        for found in conn.execute(select(*(table.c[name] for name in (*key, *order))).where(or_(*some))):
-            stored[tuple(found[: len(key)])] = tuple(found[len(key) :])
+    found = rows_of_keys(conn, table, identities, (*key, *order))
+    stored = {row[: len(key)]: row[len(key) :] for row in found}
     return [stored.get(tuple(row[n] for n in key)) == tuple(row[n] for n in order) for row in taken]
 
 

@@ -101,5 +101,5 @@ def test_each_part_killed_in_turn_comes_back_and_nothing_is_lost_or_asked_twice(
         assert all(times == 2 for times in twice.values()), twice
     finally:
         seen.close()
-    proof = node.cli("reprocess", "--verify")
+    proof = node.cli("verify")
     assert proof.returncode == 0, proof.stderr[-2000:]

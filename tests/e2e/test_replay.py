@@ -109,7 +109,7 @@ def test_a_second_pass_asks_for_nothing_and_changes_no_row(node: Node, seen: che
 
 def test_the_archive_rebuilds_identical_tables(node: Node, hour: tuple[int, int], history_end: int, tmp_path: Path):
     assert node.stop() == 0, node.printed
-    proof = node.cli("reprocess", "--verify")
+    proof = node.cli("verify")
     assert proof.returncode == 0, proof.stderr[-2000:]
     rebuilt = node.cli("reprocess", "--into", f"sqlite:///{tmp_path / 'rebuilt.db'}")
     assert rebuilt.returncode == 0, rebuilt.stderr[-2000:]
