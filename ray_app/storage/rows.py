@@ -7,9 +7,10 @@ turns whatever does not fit into something that does, and NULL in a NOT NULL col
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from operator import itemgetter
 from typing import Any, cast
 
 from sqlalchemy import Column, Table
@@ -32,17 +33,31 @@ def checked(table: Table, rows: Sequence[Mapping[str, object]]) -> list[tuple[Ce
     table wants a value, a wrong type, a number or text too long, text outside ASCII in an ASCII column.
     """
     names = [column.name for column in table.columns]
+    taken = _taken(table, names, rows)
+    cleaned: dict[int, list[Cell]] = {}
+    for place, (column, values) in enumerate(zip(table.columns, zip(*taken, strict=True), strict=False)):
+        if not _check_of(table, column.name).in_order(values):
+            cleaned[place] = _cleaned(table, column, values)
+    if not cleaned:
+        return cast("list[tuple[Cell, ...]]", taken)
+    columns = list(zip(*taken, strict=True))
+    return list(zip(*(cleaned.get(place, values) for place, values in enumerate(columns)), strict=True))
+
+
+def _taken(table: Table, names: list[str], rows: Sequence[Mapping[str, object]]) -> list[tuple[object, ...]]:
+    if all(len(row) == len(names) for row in rows):
+        try:
+            return list(map(itemgetter(*names), rows))  # as many names as there are, and all of them: none is unknown
+        except KeyError:
+            pass
     unknown = set().union(*rows) - set(names)
     if unknown:
         raise StorageError(f"{table.name} has no column {', '.join(sorted(map(str, unknown)))}")
-    columns = [_cells(table, column, [row.get(column.name) for row in rows]) for column in table.columns]
-    return list(zip(*columns, strict=True))
+    return [tuple(map(row.get, names)) for row in rows]
 
 
-def _cells(table: Table, column: Column[object], values: list[object]) -> Iterable[Cell]:
+def _cleaned(table: Table, column: Column[object], values: Sequence[object]) -> list[Cell]:
     check = _check_of(table, column.name)
-    if check.in_order(values):
-        return cast("list[Cell]", values)
     try:
         return [check.clean(value) for value in values]
     except (ValueError, TypeError, OverflowError) as error:
@@ -50,7 +65,7 @@ def _cells(table: Table, column: Column[object], values: list[object]) -> Iterab
         raise StorageError(f"{table.name}.{column.name}, row {position}: {problem or error}") from None
 
 
-def _first_problem(clean: Callable[[object], Cell], values: list[object]) -> tuple[int, str]:
+def _first_problem(clean: Callable[[object], Cell], values: Sequence[object]) -> tuple[int, str]:
     for position, value in enumerate(values):
         try:
             clean(value)
@@ -70,7 +85,7 @@ class _Check:
     kind: type
     nullable: bool
     convert: Callable[[object], Cell]
-    plain: Callable[[list[Any]], bool]
+    plain: Callable[[Sequence[Any]], bool]
 
     def clean(self, value: object) -> Cell:
         if value is None:
@@ -79,7 +94,7 @@ class _Check:
             return None
         return self.convert(value)
 
-    def in_order(self, values: list[object]) -> bool:
+    def in_order(self, values: Sequence[Any]) -> bool:
         kinds = set(map(type, values))
         if type(None) in kinds:
             if not self.nullable:
@@ -121,7 +136,7 @@ def _integer(value: object, bits: int) -> int:
     return int(value)
 
 
-def _plain_integers(values: list[int], bits: int) -> bool:
+def _plain_integers(values: Sequence[int], bits: int) -> bool:
     return -(1 << bits) <= min(values) and max(values) < 1 << bits
 
 
@@ -134,7 +149,7 @@ def _number(value: object) -> float:
     return number + 0.0  # -0.0 becomes 0.0: the two are equal but print differently
 
 
-def _plain_numbers(values: list[float]) -> bool:
+def _plain_numbers(values: Sequence[float]) -> bool:
     return math.isfinite(sum(values)) and 0.0 not in values  # finite sum: no NaN, no infinity
 
 
@@ -146,7 +161,7 @@ def _binary(value: object, room: int) -> bytes:
     return bytes(value)
 
 
-def _plain_binaries(values: list[bytes], room: int) -> bool:
+def _plain_binaries(values: Sequence[bytes], room: int) -> bool:
     return max(map(len, values)) <= room
 
 
@@ -173,7 +188,7 @@ class _TextLimits:
             raise ValueError(f"{len(encoded)} bytes of UTF-8 do not fit {self.room}")
         return str(value)
 
-    def plain(self, values: list[str]) -> bool:
+    def plain(self, values: Sequence[str]) -> bool:
         """ASCII throughout, short enough, and (in a key) without trailing spaces."""
         together = "\n".join(values)
         if not together.isascii() or (self.key and (" \n" in together or together.endswith(" "))):
