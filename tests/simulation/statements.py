@@ -104,6 +104,20 @@ class Plain:
                 values += some
         return [LedgerEntry(*row) for row in self._all(f"{sql} ORDER BY asset_id, start", values)]
 
+    def filled(self, _: Any, dataset: str, states: Sequence[str], before: int) -> list[LedgerEntry]:
+        if dataset == "prices":
+            inside = "SELECT 1 FROM price_data_real p WHERE p.asset_id = g.asset_id AND p.slot >= g.start AND p.slot < g.\"end\""
+        else:
+            inside = (
+                "SELECT 1 FROM ohlc_data o WHERE o.asset_id = g.asset_id AND o.open_time >= g.start "
+                f"AND o.open_time < g.\"end\" AND venue = 'coinbase' AND interval_s = {int(dataset.removeprefix('candles-'))}"
+            )
+        sql = (
+            f"SELECT {_ENTRY_COLUMNS} FROM collection_gaps g WHERE dataset = ? AND start < ? "
+            f"AND state IN ({', '.join('?' * len(states))}) AND EXISTS ({inside}) ORDER BY asset_id, start"
+        )
+        return [LedgerEntry(*row) for row in self._all(sql, (dataset, before, *states))]
+
     def replace(self, _: Any, old: Any, new: Any) -> int:
         before, after = set(old), set(new)
         for row in before - after:
@@ -224,7 +238,7 @@ def plain_statements(raw: sqlite3.Connection) -> Iterator[None]:
         (lease, "_database_ms", plain.database_ms),
         (queries, "newest_slots", plain.newest_slots),
         (store, "_best_sources", plain.best_sources),
-        *((ledger, name, getattr(plain, name)) for name in ("stored_ranges", "entries", "replace")),
+        *((ledger, name, getattr(plain, name)) for name in ("stored_ranges", "entries", "filled", "replace")),
         *((outbox, name, getattr(plain, name)) for name in ("append", "read", "head", "prune")),
         *(
             (records, name, getattr(plain, name))

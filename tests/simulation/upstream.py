@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,6 +72,8 @@ class Upstream:
     broken: Callable[[str, str], None]
     misdeeds: list[Misdeed] = field(default_factory=list)
     requests: int = 0
+    #: how many answers lacked a bar (asset, ms, open) although it was asked for
+    omitted: dict[tuple[int, int, int], int] = field(default_factory=dict)
     _arrivals: dict[str, deque[float]] = field(default_factory=dict)
     _credits: dict[tuple[str, int], int] = field(default_factory=dict)
 
@@ -148,9 +150,14 @@ class Upstream:
             moments = range(-(-start // step) * step, end, step)
             if kind == "cut short":
                 moments = moments[: len(moments) // 2]
+            self._note_omissions(asset.asset_id, step, range(-(-start // step) * step, end, step), moments)
             prices = [[at, self.market.price(asset.asset_id, at)] for at in moments if self._charted(asset, at)]
             return {"prices": prices, "market_caps": [], "total_volumes": []}
         return self._candles(request, kind, now)
+
+    def _note_omissions(self, asset_id: int, step: int, asked: range, given: Iterable[int]) -> None:
+        for at in set(asked) - set(given):
+            self.omitted[asset_id, step, at] = self.omitted.get((asset_id, step, at), 0) + 1
 
     def range_of(self, request: Request) -> tuple[int, int, int, int]:
         """(first slot, end, step, asset id) of a request for candles or a chart."""
@@ -177,6 +184,7 @@ class Upstream:
         ]
         if kind == "cut short":
             opens = opens[: len(opens) // 2] if self.rng.random() < 0.5 else opens[len(opens) // 2 :]
+        self._note_omissions(asset.asset_id, step, range(-(-start // step) * step, end + 1, step), opens)
         return [self.market.bar(asset.asset_id, at, step) for at in reversed(opens)]
 
 

@@ -338,7 +338,11 @@ class World:
         ingestor = Ingestor(db, archive, leases, clock, name, lambda: assets, self)
 
         async def keep(attempt: Any) -> None:
-            await ingestor.archived(attempt.exchange)
+            try:
+                await ingestor.archived(attempt.exchange)
+            except BaseException:
+                self.asked.failed(attempt.exchange.request)  # cancelled before it was archived: the answer is lost
+                raise
 
         transport = SimTransport(self.accounts, clock, budgets, self.settings, on_attempt=keep, draw=self.rng.random)
         transport.world = self
