@@ -35,6 +35,7 @@ Key = tuple[str, int, int]  # endpoint, asset, slot
 class _Ask:
     process: Process | None
     archived: bool = False
+    archived_s: float = 0.0
     failed: bool = False
 
 
@@ -65,8 +66,12 @@ class Asked:
         if before.process is process:
             state = "has the answer" if before.archived else "is waiting for the answer"
             self._world.broken("once", f"{key} is asked for again by {process and process.name}, which {state}")
-        elif before.archived and self._newest(process) and self._stored(key):
-            self._world.broken("once", f"{key} is stored, and the holder {process and process.name} asks for it again")
+        elif before.archived and self._newest(process):
+            who: Any = process
+            if self._stored(key):
+                self._world.broken("once", f"{key} is stored, and the holder {who.name} asks for it again")
+            elif before.archived_s < who.acquired_s:
+                self._world.broken("once", f"{key} was archived before {who.name} took over, which asks for it again")
 
     def _newest(self, process: Any) -> bool:
         row = self._world.store.raw.execute(
@@ -93,7 +98,7 @@ class Asked:
         there = self._answered(exchange) if safe else set()
         for key, ask in self._open.pop(id(exchange.request), ()):
             ask.failed = ask.failed or key not in there
-            ask.archived = not ask.failed
+            ask.archived, ask.archived_s = not ask.failed, self._world.loop.time()
 
     def clock_was_set(self) -> None:
         """What is on the way now may be dropped as lying ahead of its time."""
@@ -269,7 +274,7 @@ def _unsettled(world: World, dataset_step: tuple[str, int]) -> str | None:
             if state in {"owed", "unknown"}:
                 if state == "owed" and not _repairable(world, dataset, asset, slot):
                     continue
-                return f"repair: {what}"
+                return f"{'repair' if state == 'owed' else 'gaps'}: {what}"
             if not _justified(world, dataset, asset, slot, step_ms, state, reason):
                 world.broken("repair", f"{what}; the script says otherwise")
     return None
@@ -340,16 +345,18 @@ def look_for_unseen(world: World) -> None:
 def final(world: World) -> None:
     """Every stored value is the upstream's true one."""
     market = world.upstream.market
-    rows = world.store.raw.execute("SELECT asset_id, slot, source, event_time, fetched_at, current_price FROM price_data_real")
-    for asset_id, slot, source, event_time, fetched_at, price in rows.fetchall():
+    rows = world.store.raw.execute(
+        "SELECT asset_id, slot, source, event_time, payload_hash, current_price FROM price_data_real"
+    )
+    for asset_id, slot, source, event_time, payload, price in rows.fetchall():
         if source == "coinbase.candles":
-            true = {market.price(asset_id, slot + 299_999)}
+            true = market.price(asset_id, slot + 299_999)
         elif source == "coinbase.exchange_rates":
-            true = {market.price(asset_id, at) for at in range(fetched_at - 3_600_000, fetched_at + 60_000, 60_000)}
+            true = market.price(asset_id, world.upstream.said_at[payload])
         else:
-            true = {market.price(asset_id, event_time)}
-        if not any(abs(price - one) < 1e-9 * one for one in true):
-            world.broken("repair", f"{asset_id} {slot} {source} holds {price}, true is {sorted(true)[:3]}")
+            true = market.price(asset_id, event_time)
+        if abs(price - true) > 1e-9 * true:
+            world.broken("repair", f"{asset_id} {slot} {source} holds {price}, true is {true}")
     bars = world.store.raw.execute("SELECT asset_id, interval_s, open_time, open_price, close_price FROM ohlc_data")
     for asset_id, step_s, at, opened, close in bars.fetchall():
         bar = market.bar(asset_id, at, step_s * 1_000)

@@ -125,11 +125,10 @@ class Store:
     # --- invariants 1, 2 and 5, after every commit ---
 
     def _check_fence(self, name: str) -> None:
-        process = PROCESS.get()
+        process: Any = PROCESS.get()
         row = self.raw.execute("SELECT holder, token FROM collector_leases WHERE name = ?", (name,)).fetchone()
-        mine = getattr(process, "tokens", ())
-        if row is None or row[1] not in mine:
-            self.broken("fence", f"{process and process.name} wrote with tokens {sorted(mine)}, the newest is {row}")
+        if row is None or row[1] not in process.tokens or row[0] != process.holder:
+            self.broken("fence", f"{process.name} wrote with tokens {sorted(process.tokens)}, the newest is {row}")
 
     def _check_writes(self) -> None:
         touched = {}
@@ -205,7 +204,9 @@ class Leases(LeaseKeeper):
     def acquire(self, name: str, holder: str, ttl_s: float) -> Lease | None:
         lease = super().acquire(name, holder, ttl_s)
         if lease is not None:
-            PROCESS.get().tokens.add(lease.token)  # type: ignore[union-attr]
+            process: Any = PROCESS.get()
+            process.tokens.add(lease.token)
+            process.acquired_s = _CLOCK[0]()
         return lease
 
 

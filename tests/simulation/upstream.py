@@ -5,7 +5,7 @@ It counts what arrives (that is what a provider bills), then answers, or does on
 
 from __future__ import annotations
 
-import asyncio
+import hashlib
 import random
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -72,6 +72,8 @@ class Upstream:
     broken: Callable[[str, str], None]
     misdeeds: list[Misdeed] = field(default_factory=list)
     requests: int = 0
+    #: node ms at which a body was made, by its hash
+    said_at: dict[str, int] = field(default_factory=dict)
     #: how many answers lacked a bar (asset, ms, open) although it was asked for
     omitted: dict[tuple[int, int, int], int] = field(default_factory=dict)
     _arrivals: dict[str, deque[float]] = field(default_factory=dict)
@@ -122,10 +124,12 @@ class Upstream:
         if kind == "lost":
             return httpx.ReadError("connection reset after the request was counted")
         if kind == "429":
-            return 429, {"retry-after": str(self.rng.choice((5, 60, 200)))}, b"{}"
+            return 429, {"retry-after": str(self.rng.choice((5, 60, 900, 3_600)))}, b"{}"
         if kind == "no json":
             return 200, {}, b"<html>maintenance</html>"
-        return 200, {}, orjson.dumps(self._body(request, kind))
+        body = orjson.dumps(self._body(request, kind))
+        self.said_at[hashlib.sha256(body).hexdigest()] = self.node_ms()
+        return 200, {}, body
 
     def _body(self, request: Request, kind: str | None) -> Any:
         now, params = self.node_ms(), request.params

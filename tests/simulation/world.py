@@ -7,12 +7,13 @@ virtual clock; the model supplies what is outside of it: database, archive, upst
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import logging
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,11 @@ import httpx
 
 from ray_app.assets import Asset, AssetRegistry
 from ray_app.clock import Clock
-from ray_app.collection import budget_rules, datasets, store as store_module
+from ray_app.collection import budget_rules
+from ray_app.collection import store as store_module
 from ray_app.collection.budget import TERM_S, BudgetAuthority
+from ray_app.collection.budget_rules import Limits
+from ray_app.collection.digest import digest
 from ray_app.collection.collectors import CandleCollector, PriceCollector
 from ray_app.collection.event_bus import EventRing
 from ray_app.collection.ingest import Ingestor
@@ -32,7 +36,7 @@ from ray_app.collection.supervision import Watch
 from ray_app.collection.transport import Transport
 from ray_app.collection.upstreams import Upstream as Account
 from ray_app.collection.upstreams import build_upstreams, limits_of
-from ray_app.serving.feed import OutboxFeed
+from ray_app.errors import StorageError
 from ray_app.settings import Settings
 from ray_app.sources.base import Exchange, Request
 from ray_app.storage import records
@@ -122,6 +126,8 @@ class NodeProcess(Process):
     tokens: set[int] = field(default_factory=set)  # of the leases it was given
     kind: str = "collector"
     lease: str = ""
+    holder: str = ""
+    acquired_s: float = 0.0  # when it was last given a lease
     runner: CollectorRunner | None = None
 
 
@@ -155,9 +161,13 @@ class World:
         self.away: list[tuple[float, float, float]] = []  # database: from, until, share of transactions
         self.full: list[tuple[float, float]] = []  # disk
         self.slow: list[tuple[float, float]] = []  # threads
-        monthly = self.rng.choice((30, 60, 10_000))
-        self.settings = _settings((*profile.settings, ("coingecko_monthly_limit", monthly)))
+        plan = (self.rng.choice((30, 60, 10_000)), self.rng.choice((1, 2, 10)))
+        names = ("coingecko_monthly_limit", "coingecko_requests_per_minute")
+        self.settings = _settings((*profile.settings, *zip(names, plan, strict=True)))
         self.accounts = build_upstreams(self.settings)
+        if self.rng.random() < 0.5:  # a venue that allows little
+            tight = Limits(2, 30.0, lanes=self.rng.choice((1, 2)), pause_s=5.0)
+            self.accounts["coinbase"] = replace(self.accounts["coinbase"], limits=tight)
         market = Market(seed)
         self.upstream = Upstream(
             market, list(ASSETS), self.loop, self.rng, self.node_ms, limits_of(self.accounts), self.broken
@@ -175,6 +185,7 @@ class World:
         self.collectors = profile.collectors or self.rng.choice(
             ((PriceCollector.name,), (PriceCollector.name,), (CandleCollector.name,), (PriceCollector.name, CandleCollector.name))
         )
+        self.registry = AssetRegistry(ASSETS)
         self._outside = contextvars.Context()
         self._born: list[NodeProcess] = []
         self.over = False
@@ -313,7 +324,7 @@ class World:
                 holder=f"{cluster}/{name}",
                 open_runtime=lambda: self._runtime(process, name, NodeClock(self, skew)),
             )
-            process.runner = runner
+            process.runner, process.holder = runner, f"{cluster}/{name}"
             try:
                 await runner.run()
             finally:
@@ -328,7 +339,7 @@ class World:
 
         def ready() -> tuple[AssetRegistry, tuple[int, int]]:
             with db.read() as conn:
-                return AssetRegistry(ASSETS), records.registry_generation(conn)
+                return self.registry, records.registry_generation(conn)
 
         assets, generation = await asyncio.to_thread(ready)
         budgets = BudgetAuthority(
@@ -446,7 +457,7 @@ class World:
         for _ in range(rng.randint(*self.profile.faults)):
             at = rng.random() * self.troubled_s
             length = rng.choice((0.3, 2.0, 8.0, 20.0))
-            kind = rng.choice(("strike", "strike", "kill", "stop", "database", "upstream", "upstream", "upstream", "disk", "slow", "clock", "sleep"))
+            kind = rng.choice(("strike", "strike", "kill", "stop", "database", "upstream", "upstream", "upstream", "disk", "slow", "clock", "sleep", "again", "again"))
             if kind == "upstream":
                 account, what = rng.choice(list(self.accounts)), rng.choice(MISDEEDS)
                 self.upstream.misdeeds.append(Misdeed(what, account, at, at + length, rng.choice((0.3, 1.0))))
@@ -474,6 +485,8 @@ class World:
         elif kind == "sleep":
             for process in self.processes:
                 self.stop(process, length)
+        elif kind == "again":
+            self._deliver_again()
         elif victim is None:
             return
         elif kind == "strike":
@@ -482,6 +495,15 @@ class World:
             self.kill(victim)
         else:
             self.stop(victim, length)
+
+    def _deliver_again(self) -> None:
+        """Old answers are ingested once more, in any order, as ``crypto-data reprocess`` does."""
+        kept = [pair for segment in self.archived.values() for pair in segment]
+        for at, exchange in self.rng.sample(kept, min(len(kept), 8)):
+            found = digest(exchange, at, self.registry)
+            item = store_module.Item(at, "reprocess", exchange, found)
+            with contextlib.suppress(StorageError):
+                self.store.run(lambda conn, item=item: store_module.write_values(conn, [item]), fenced=None)
 
     def _look_after(self) -> None:
         """What nobody inside restarts: Serve replaces supervisors, the supervisor the bus, consumers themselves."""
@@ -522,6 +544,8 @@ class World:
                 self.outside(2.5, self._look_after)
                 self._until(self.troubled_s)
                 self.heal()
+                if self.rng.random() < 0.3:
+                    self._outage()
                 self._settle()
             finally:
                 self.over = True
@@ -533,6 +557,16 @@ class World:
         self.loop.run(seconds, lambda: self.violation is not None)
         if self.violation is not None:
             raise self.violation
+
+    def _outage(self) -> None:
+        """The node is well and every upstream is down for an hour of node time: each gap is seen in time."""
+        end = self.loop.time() + 3_600 / self.scale
+        self.say("every upstream goes down for an hour")
+        for account in self.accounts:
+            self.upstream.misdeeds.append(Misdeed("503", account, self.loop.time(), end, 1.0))
+        while self.loop.time() < end:
+            self._until(min(self.loop.time() + SLOT_MS / 2_000 / self.scale, end))
+            checks.look_for_unseen(self)
 
     def _settle(self) -> None:
         end = self.loop.time() + self.profile.settle_h * 3_600 / self.scale
@@ -576,4 +610,4 @@ def simulate(
     return World(seed, profile, trace, plain=plain).run()
 
 
-__all__ = ["HOURS", "PROFILES", "YEAR", "OutboxFeed", "Profile", "Violation", "World", "datasets", "simulate"]
+__all__ = ["HOURS", "PROFILES", "YEAR", "Profile", "Violation", "World", "simulate"]
