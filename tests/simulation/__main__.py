@@ -8,16 +8,7 @@ import sys
 import time
 from collections.abc import Iterable
 
-from tests.simulation.world import HOURS, PROFILES, Profile, Violation, simulate
-
-
-def _try(task: tuple[int, str]) -> str | None:
-    seed, profile = task
-    try:
-        simulate(seed, PROFILES[profile])
-    except Violation as violation:
-        return f"seed {seed}: {violation}"
-    return None
+from tests.simulation.world import HOURS, PROFILES, Profile, Violation, problem_of, simulate
 
 
 def _replay(seed: int, profile: Profile, steps: bool) -> int:
@@ -37,7 +28,7 @@ def _replay(seed: int, profile: Profile, steps: bool) -> int:
 def _many(seeds: Iterable[int], profile: Profile, processes: int) -> int:
     began, done, failed = time.monotonic(), 0, 0
     with multiprocessing.get_context("spawn").Pool(processes, maxtasksperchild=2_000) as pool:
-        for problem in pool.imap_unordered(_try, ((seed, profile.name) for seed in seeds), chunksize=20):
+        for problem in pool.imap_unordered(problem_of, ((seed, profile.name) for seed in seeds), chunksize=20):
             done += 1
             if problem is not None:
                 failed += 1

@@ -187,8 +187,10 @@ class World:
         )
         self.registry = AssetRegistry(ASSETS)
         self._outside = contextvars.Context()
+        self._stopped_at: dict[Process, float] = {}
         self._born: list[NodeProcess] = []
         self.over = False
+        self.at_end: Callable[[], None] = lambda: None  # a look at the store before it goes
 
     # --- what everything may ask ---
 
@@ -230,6 +232,7 @@ class World:
         """SIGSTOP, and SIGCONT later."""
         if process.alive and not process.stopped:
             process.stopped = True
+            self._stopped_at[process] = self.loop.time()
             self.say(f"stops {process.name} for {seconds:.1f} s")
             self.outside(seconds, lambda: self.loop.go_on(process) if process.alive else None)
 
@@ -403,7 +406,7 @@ class World:
             self.upstream.count(account, month, self.scale)
             answer = self.upstream.answer(request, self.upstream.misdeed(account))
             if answer is not None:
-                self.outside(rng.random() * (0.02 if not self.troubled or rng.random() < 0.8 else 3.0), lambda: come(answer))
+                self.outside(rng.random() * (0.02 if not self.troubled or rng.random() < 0.8 else 1.0), lambda: come(answer))
 
         def come(answer: Any) -> None:
             if back.done() or (process is not None and not process.alive):
@@ -413,7 +416,7 @@ class World:
             else:
                 back.set_result(answer)
 
-        self.outside(rng.random() * (0.02 if not self.troubled or rng.random() < 0.8 else 4.0), arrive)
+        self.outside(rng.random() * (0.02 if not self.troubled or rng.random() < 0.8 else 1.5), arrive)
         answer = None
         try:
             answer = await back
@@ -421,7 +424,20 @@ class World:
             if answer is None:
                 self.asked.failed(request)
         self.say(f"gets {answer[0]} {answer[2][:60]!r}")
+        if answer[0] == 429 and not self.away and not self.slow:
+            until = self.node_ms() + 1_000 * int(answer[1]["retry-after"])
+            lease = process.acquired_s  # type: ignore[union-attr]
+            self.outside(1.0, lambda: self._told(process, lease, account, until))
         return answer
+
+    def _told(self, process: Any, lease: float, account: str, until: int) -> None:
+        """A second after a 429 the whole installation knows of it, if its reader was left alone meanwhile."""
+        if process.alive and not process.stopped and process.acquired_s == lease and not self.was_stopped(process):
+            self.pauses.setdefault(account, []).append((self.loop.time(), until))
+
+    def was_stopped(self, process: Process) -> bool:
+        """Whether it may have been stopped within the last seconds."""
+        return self.loop.time() - self._stopped_at.get(process, -1e9) < 40.0
 
     def _paused(self, account: str, until_ms: int) -> None:
         self.say(f"all pause {account} until {until_ms}")
@@ -497,9 +513,13 @@ class World:
             self.stop(victim, length)
 
     def _deliver_again(self) -> None:
-        """Old answers are ingested once more, in any order, as ``crypto-data reprocess`` does."""
+        """Old answers come once more, in any order, as of ``crypto-data reprocess`` or of another process."""
         kept = [pair for segment in self.archived.values() for pair in segment]
-        for at, exchange in self.rng.sample(kept, min(len(kept), 8)):
+        for at, exchange in self.rng.sample(kept, min(len(kept), 20)):
+            if self.rng.random() < 0.5:  # the same answer, fetched a second before or after
+                fetched_at = exchange.fetched_at + self.rng.choice((-1_000, 1_000))
+                exchange = replace(exchange, fetched_at=fetched_at)  # noqa: PLW2901
+                at = replace(at, fetch_id=fetched_at << 20)  # noqa: PLW2901
             found = digest(exchange, at, self.registry)
             item = store_module.Item(at, "reprocess", exchange, found)
             with contextlib.suppress(StorageError):
@@ -560,6 +580,7 @@ class World:
 
     def _outage(self) -> None:
         """The node is well and every upstream is down for an hour of node time: each gap is seen in time."""
+        self._until(self.loop.time() + 2.5)  # what was slow before has ended
         end = self.loop.time() + 3_600 / self.scale
         self.say("every upstream goes down for an hour")
         for account in self.accounts:
@@ -579,6 +600,7 @@ class World:
         if problem is not None:
             self.broken(*problem.split(": ", 1))
         checks.final(self)
+        self.at_end()
         if self.violation is not None:
             raise self.violation
 
@@ -610,4 +632,14 @@ def simulate(
     return World(seed, profile, trace, plain=plain).run()
 
 
-__all__ = ["HOURS", "PROFILES", "YEAR", "Profile", "Violation", "World", "simulate"]
+def problem_of(task: tuple[int, str]) -> str | None:
+    """What a (seed, profile) finds; None: nothing. Here and not in ``__main__``: worker processes import it."""
+    seed, profile = task
+    try:
+        simulate(seed, PROFILES[profile])
+    except Violation as violation:
+        return f"seed {seed}: {violation}"
+    return None
+
+
+__all__ = ["HOURS", "PROFILES", "YEAR", "Profile", "Violation", "World", "problem_of", "simulate"]
