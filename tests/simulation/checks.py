@@ -110,7 +110,9 @@ class Asked:
         endpoint, params, context = request.endpoint, request.params, request.context
         upstream = self._world.upstream
         if endpoint == "coingecko.markets":
-            return [(endpoint, upstream.by_coin[coin].asset_id, int(context["slot"])) for coin in params["ids"].split(",")]
+            return [
+                (endpoint, upstream.by_coin[coin].asset_id, int(context["slot"])) for coin in params["ids"].split(",")
+            ]
         if endpoint == "coinbase.exchange_rates":
             wanted = context["products"].split(",")
             return [(endpoint, upstream.by_product[p].asset_id, int(context["slot"])) for p in wanted]
@@ -134,7 +136,9 @@ class Asked:
 
 
 def _name(request: Request) -> str:
-    return f"{request.endpoint}/{request.params['granularity']}" if "granularity" in request.params else request.endpoint
+    return (
+        f"{request.endpoint}/{request.params['granularity']}" if "granularity" in request.params else request.endpoint
+    )
 
 
 # --- 7: schedules ---
@@ -165,7 +169,9 @@ class Schedules:
         # 5 ms: clocks of processes differ; a poll that began in time may be overtaken by a clock set back
         earliest = min(due.values(), default=0) - 5 - self._world.set_back_ms
         if self._world.node_ms() < earliest:
-            self._world.broken("schedule", f"slot {slot} of {schedule.dataset} is asked for at {self._world.node_ms()}, due {due}")
+            self._world.broken(
+                "schedule", f"slot {slot} of {schedule.dataset} is asked for at {self._world.node_ms()}, due {due}"
+            )
 
     @staticmethod
     def _in(process: Process, call: Any, *args: Any) -> Any:
@@ -197,7 +203,9 @@ class Reader:
                 if seq != position + 1:
                     self._world.broken("outbox", f"reader {self.number} at {position} is given {seq}")
                 if seq > len(self._world.store.events) or body != self._world.store.events[seq - 1]:
-                    self._world.broken("outbox", f"reader {self.number} is given another event {seq} than was committed")
+                    self._world.broken(
+                        "outbox", f"reader {self.number} is given another event {seq} than was committed"
+                    )
                 position = seq
                 self.applied = max(self.applied, seq)
             await asyncio.sleep(0.001)  # killed here, it sees them again
@@ -315,7 +323,9 @@ def unseen(world: World, dataset_step: tuple[str, int], acting_since: int) -> st
         if not _owing(world, dataset, asset):
             continue
         for slot in range(-(-start // step_ms) * step_ms, last, step_ms):
-            if (asset.asset_id, slot) not in stored and ledger.get((asset.asset_id, slot), ("repaired",))[0] == "repaired":
+            if (asset.asset_id, slot) not in stored and ledger.get((asset.asset_id, slot), ("repaired",))[
+                0
+            ] == "repaired":
                 return f"{asset.symbol} {slot} of {dataset} is missing at {now}, and the ledger does not know"
     return None
 

@@ -62,7 +62,9 @@ class Plain:
     ) -> dict[int, list[tuple[int, int]]]:
         step, found = interval_s * 1_000, {}
         if dataset == "prices":
-            sql = "SELECT DISTINCT slot FROM price_data_real WHERE asset_id = ? AND slot >= ? AND slot < ? ORDER BY slot"
+            sql = (
+                "SELECT DISTINCT slot FROM price_data_real WHERE asset_id = ? AND slot >= ? AND slot < ? ORDER BY slot"
+            )
         else:
             sql = (
                 "SELECT DISTINCT open_time FROM ohlc_data WHERE asset_id = ? AND open_time >= ? AND open_time < ? "
@@ -106,7 +108,7 @@ class Plain:
 
     def filled(self, _: Any, dataset: str, states: Sequence[str], before: int) -> list[LedgerEntry]:
         if dataset == "prices":
-            inside = "SELECT 1 FROM price_data_real p WHERE p.asset_id = g.asset_id AND p.slot >= g.start AND p.slot < g.\"end\""
+            inside = 'SELECT 1 FROM price_data_real p WHERE p.asset_id = g.asset_id AND p.slot >= g.start AND p.slot < g."end"'
         else:
             inside = (
                 "SELECT 1 FROM ohlc_data o WHERE o.asset_id = g.asset_id AND o.open_time >= g.start "
@@ -162,14 +164,16 @@ class Plain:
         )
 
     def saw_event(self, _: Any, collector: str, event_time: int) -> None:
-        sql = "UPDATE collector_runs SET last_event_time = ?1 WHERE collector = ?2 AND coalesce(last_event_time, -1) < ?1"
+        sql = (
+            "UPDATE collector_runs SET last_event_time = ?1 WHERE collector = ?2 AND coalesce(last_event_time, -1) < ?1"
+        )
         self._all(sql, (event_time, collector))
 
     def last_success(self, _: Any, collector: str) -> int | None:
         found: int | None = self._one("SELECT succeeded_at FROM collector_runs WHERE collector = ?", collector)
         return found
 
-    def schedule_versions(self, _: Any, dataset: str, *, lock: bool = False) -> list[dict[str, Any]]:  # noqa: ARG002
+    def schedule_versions(self, _: Any, dataset: str, *, lock: bool = False) -> list[dict[str, Any]]:
         names = ("dataset", "version", "definition", "valid_from", "valid_to")
         sql = f"SELECT {', '.join(names)} FROM collection_schedules WHERE dataset = ? ORDER BY version"
         return [dict(zip(names, row, strict=True)) for row in self._all(sql, (dataset,))]
@@ -204,9 +208,7 @@ class Plain:
     def prune(self, _: Any, before_ms: int, *, limit: int = 5_000) -> int:
         gone = 0
         for (channel,) in self._all("SELECT channel FROM outbox_heads ORDER BY channel").fetchall():
-            young = self._one(
-                "SELECT min(seq) FROM outbox WHERE channel = ? AND created_at >= ?", channel, before_ms
-            )
+            young = self._one("SELECT min(seq) FROM outbox WHERE channel = ? AND created_at >= ?", channel, before_ms)
             bound = "" if young is None else f" AND seq < {young}"
             sql = f"DELETE FROM outbox WHERE rowid IN (SELECT rowid FROM outbox WHERE channel = ?{bound} ORDER BY seq LIMIT ?)"
             gone += self._all(sql, (channel, limit - gone)).rowcount

@@ -97,7 +97,7 @@ class Store:
         try:
             result = work(self.conn)
             if fault == "instead":
-                raise _away("went away before the commit")  # noqa: TRY301
+                raise _away("went away before the commit")
             if fenced is not None and self.raw.total_changes != changes:
                 self._check_fence(fenced)
         except BaseException:

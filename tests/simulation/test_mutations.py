@@ -163,7 +163,9 @@ MUTATIONS: list[tuple[Callable[[Patch], None], str, bool]] = [
 ]
 
 
-@pytest.mark.parametrize(("mutation", "invariant", "plain"), MUTATIONS, ids=lambda value: getattr(value, "__name__", ""))
+@pytest.mark.parametrize(
+    ("mutation", "invariant", "plain"), MUTATIONS, ids=lambda value: getattr(value, "__name__", "")
+)
 def test_an_invariant_fails_when_its_defence_is_removed(
     mutation: Callable[[Patch], None], invariant: str, plain: bool, monkeypatch: Patch
 ):

@@ -17,13 +17,13 @@ import orjson
 
 from ray_app.assets import Asset
 from ray_app.clock import iso
-from ray_app.collection.budget_rules import Limits, month_of
+from ray_app.collection.budget_rules import Limits
 from ray_app.sources.base import Request
 from tests.simulation.loop import VirtualLoop
 
 MINUTE_MS = 60_000
 #: what an upstream may do in a fault's window
-MISDEEDS = ("503", "hangs", "lost", "429", "cut short", "no json", "late", "leaves out")
+MISDEEDS = ("503", "hangs", "lost", "429", "429", "cut short", "no json", "late", "leaves out")
 Answer = tuple[int, dict[str, str], bytes]
 
 
@@ -124,7 +124,7 @@ class Upstream:
         if kind == "lost":
             return httpx.ReadError("connection reset after the request was counted")
         if kind == "429":
-            return 429, {"retry-after": str(self.rng.choice((5, 60, 900, 3_600)))}, b"{}"
+            return 429, {"retry-after": str(self.rng.choice((5, 900, 3_600, 7_200)))}, b"{}"
         if kind == "no json":
             return 200, {}, b"<html>maintenance</html>"
         body = orjson.dumps(self._body(request, kind))
@@ -195,4 +195,4 @@ class Upstream:
 def _ms(text: str) -> int:
     from datetime import datetime
 
-    return round(datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp() * 1_000)
+    return round(datetime.fromisoformat(text).timestamp() * 1_000)

@@ -26,8 +26,8 @@ from ray_app.collection import budget_rules
 from ray_app.collection import store as store_module
 from ray_app.collection.budget import TERM_S, BudgetAuthority
 from ray_app.collection.budget_rules import Limits
-from ray_app.collection.digest import digest
 from ray_app.collection.collectors import CandleCollector, PriceCollector
+from ray_app.collection.digest import digest
 from ray_app.collection.event_bus import EventRing
 from ray_app.collection.ingest import Ingestor
 from ray_app.collection.runner import CollectorRunner
@@ -183,7 +183,12 @@ class World:
         self.schedules = checks.Schedules(self)
         self.readers = [checks.Reader(self, number) for number in range(2)]
         self.collectors = profile.collectors or self.rng.choice(
-            ((PriceCollector.name,), (PriceCollector.name,), (CandleCollector.name,), (PriceCollector.name, CandleCollector.name))
+            (
+                (PriceCollector.name,),
+                (PriceCollector.name,),
+                (CandleCollector.name,),
+                (PriceCollector.name, CandleCollector.name),
+            )
         )
         self.registry = AssetRegistry(ASSETS)
         self._outside = contextvars.Context()
@@ -260,7 +265,7 @@ class World:
             error: BaseException | None = None
             try:
                 result = work()
-            except Exception as problem:  # noqa: BLE001 - it is the caller's
+            except Exception as problem:
                 error = problem
             if self.troubled and process is not None and rng.random() < 0.0015:
                 self.kill(process)  # what was committed is committed, and nobody knows
@@ -338,7 +343,9 @@ class World:
     async def _runtime(self, process: NodeProcess, name: str, clock: Clock) -> Runtime:
         """As Runtime.open, with the model in the place of what lies outside."""
         db: Any = Database(self.store, fenced=name)
-        archive: Any = Archive(self.archived, f"{name}.{process.name.replace('/', '-').replace('#', '-')}", self._full, self.asked.archived)
+        archive: Any = Archive(
+            self.archived, f"{name}.{process.name.replace('/', '-').replace('#', '-')}", self._full, self.asked.archived
+        )
 
         def ready() -> tuple[AssetRegistry, tuple[int, int]]:
             with db.read() as conn:
@@ -361,7 +368,18 @@ class World:
         transport = SimTransport(self.accounts, clock, budgets, self.settings, on_attempt=keep, draw=self.rng.random)
         transport.world = self
         return Runtime(
-            self.settings, name, clock, db, leases, archive, self.accounts, budgets, transport, ingestor, assets, generation
+            self.settings,
+            name,
+            clock,
+            db,
+            leases,
+            archive,
+            self.accounts,
+            budgets,
+            transport,
+            ingestor,
+            assets,
+            generation,
         )
 
     # --- event bus: notifier and hotline ---
@@ -406,7 +424,9 @@ class World:
             self.upstream.count(account, month, self.scale)
             answer = self.upstream.answer(request, self.upstream.misdeed(account))
             if answer is not None:
-                self.outside(rng.random() * (0.02 if not self.troubled or rng.random() < 0.8 else 1.0), lambda: come(answer))
+                self.outside(
+                    rng.random() * (0.02 if not self.troubled or rng.random() < 0.8 else 1.0), lambda: come(answer)
+                )
 
         def come(answer: Any) -> None:
             if back.done() or (process is not None and not process.alive):
@@ -455,6 +475,8 @@ class World:
         if self.over:
             return "before"
         now = self.loop.time()
+        if self.troubled and self.rng.random() < 0.01:
+            return self.rng.choice(("before", "instead", "after"))
         if any(start <= now < end and self.rng.random() < share for start, end, share in self.away):
             return self.rng.choice(("before", "instead", "after"))
         return ""
@@ -473,7 +495,24 @@ class World:
         for _ in range(rng.randint(*self.profile.faults)):
             at = rng.random() * self.troubled_s
             length = rng.choice((0.3, 2.0, 8.0, 20.0))
-            kind = rng.choice(("strike", "strike", "kill", "stop", "database", "upstream", "upstream", "upstream", "disk", "slow", "clock", "sleep", "again", "again"))
+            kind = rng.choice(
+                (
+                    "strike",
+                    "strike",
+                    "kill",
+                    "stop",
+                    "database",
+                    "upstream",
+                    "upstream",
+                    "upstream",
+                    "disk",
+                    "slow",
+                    "clock",
+                    "sleep",
+                    "again",
+                    "again",
+                )
+            )
             if kind == "upstream":
                 account, what = rng.choice(list(self.accounts)), rng.choice(MISDEEDS)
                 self.upstream.misdeeds.append(Misdeed(what, account, at, at + length, rng.choice((0.3, 1.0))))
