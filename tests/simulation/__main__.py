@@ -17,9 +17,8 @@ def _replay(seed: int, profile: Profile, steps: bool) -> int:
     except Violation as violation:
         print(violation)
         return 1
-    hours = world.loop.time() * world.scale / 3_600
     print(
-        f"seed {seed}: every invariant held for {hours:.1f} node hours, {world.loop.steps} steps, "
+        f"seed {seed}: every invariant held for {world.lived_h:.1f} node hours, {world.loop.steps} steps, "
         f"{world.store.commits} commits, {world.upstream.requests} requests, {len(world.store.events)} events"
     )
     return 0

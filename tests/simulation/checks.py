@@ -13,8 +13,9 @@ import orjson
 
 from ray_app.collection import datasets
 from ray_app.collection.collectors.base import TOLERANCE_MS
+from ray_app.collection.collectors.prices import EVENTS_KEPT_MS
 from ray_app.collection.datasets import CANDLES, LIVE_INTERVALS, PRICES
-from ray_app.serving.feed import OutboxFeed
+from ray_app.serving.feed import Gap, OutboxFeed
 from ray_app.sources.base import Exchange, Request
 from tests.simulation.loop import PROCESS, Process
 from tests.simulation.store import Database
@@ -189,7 +190,6 @@ class Reader:
     def __init__(self, world: World, number: int) -> None:
         self.number = number
         self.done = 0  # durable
-        self.applied = 0  # the highest number whose effect is durable: what the consumer tells repetitions by
         self._world = world
 
     async def run(self, process: NodeProcess) -> None:
@@ -198,7 +198,13 @@ class Reader:
         store: Any = Database(self._world.store)
         feed = OutboxFeed(store, PRICES, self._world, after_seq=self.done)
         position = self.done
-        async for events in feed:
+        while True:
+            try:
+                events = await anext(feed)
+            except Gap as gap:
+                position = self.done = self._behind(gap)
+                feed.seek(position)
+                continue
             for seq, body in events:
                 if seq != position + 1:
                     self._world.broken("outbox", f"reader {self.number} at {position} is given {seq}")
@@ -207,9 +213,16 @@ class Reader:
                         "outbox", f"reader {self.number} is given another event {seq} than was committed"
                     )
                 position = seq
-                self.applied = max(self.applied, seq)
             await asyncio.sleep(0.001)  # killed here, it sees them again
             self.done = position
+
+    def _behind(self, gap: Gap) -> int:
+        """Events are gone: only such as nobody can expect any more. Gives where to go on."""
+        store, now = self._world.store, self._world.node_ms()
+        youngest = store.committed_at[gap.first_available - 2]
+        if now - youngest < EVENTS_KEPT_MS - self._world.set_back_ms:
+            self._world.broken("outbox", f"reader {self.number}: {gap}; the youngest was {now - youngest} ms old")
+        return gap.first_available - 1
 
 
 # --- 6: gaps and repair ---

@@ -71,13 +71,16 @@ class Store:
         clock: Callable[[], float],
         fault: Callable[[], str],
         broken: Callable[[str, str], None],
+        node_ms: Callable[[], int],
     ) -> None:
+        self.node_ms = node_ms
         engine, self.raw = _shared()
         _CLOCK[0] = clock
         self.raw.deserialize(_template(assets))
         self.conn: Connection = engine.connect()
         self.fault, self.broken = fault, broken
         self.events: list[bytes] = []  # the outbox as committed
+        self.committed_at: list[int] = []  # node ms, of each
         self.delivered: dict[tuple[Any, ...], tuple[tuple[Any, ...], float]] = {}  # key: highest write ever committed
         self.offered: list[tuple[str, dict[str, Any]]] = []  # by the transaction that runs
         self.commits = 0
@@ -159,6 +162,7 @@ class Store:
         if [seq for seq, _ in fresh] != list(range(known + 1, head[0] + 1)):
             self.broken("outbox", f"after {known} come {[seq for seq, _ in fresh]}, and the head is {head[0]}")
         self.events += [body for _, body in fresh]
+        self.committed_at += [self.node_ms()] * len(fresh)
 
 
 _LOOK = {

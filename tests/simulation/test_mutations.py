@@ -163,6 +163,10 @@ MUTATIONS: list[tuple[Callable[[Patch], None], str, bool]] = [
 ]
 
 
+#: a seed that is known to miss it, where that takes rare circumstances
+FIRST = {numbers_are_given_before_the_commit: 42, pauses_are_not_ordered: 41}
+
+
 @pytest.mark.parametrize(
     ("mutation", "invariant", "plain"), MUTATIONS, ids=lambda value: getattr(value, "__name__", "")
 )
@@ -171,7 +175,7 @@ def test_an_invariant_fails_when_its_defence_is_removed(
 ):
     mutation(monkeypatch)
     found = set()
-    for seed in range(200):
+    for seed in (FIRST.get(mutation, 0), *range(200)):
         try:
             simulate(seed, plain=plain)
         except Violation as violation:

@@ -172,7 +172,7 @@ class World:
         self.upstream = Upstream(
             market, list(ASSETS), self.loop, self.rng, self.node_ms, limits_of(self.accounts), self.broken
         )
-        self.store = Store(ASSETS, self.loop.time, self._database_fault, self.broken)
+        self.store = Store(ASSETS, self.loop.time, self._database_fault, self.broken, self.node_ms)
         self.archived: dict[str, list[Any]] = {}
         self.ledger = Ledger(self._database_fault, self._paused)
         self.pauses: dict[str, list[tuple[float, int]]] = {}
@@ -195,6 +195,7 @@ class World:
         self._stopped_at: dict[Process, float] = {}
         self._born: list[NodeProcess] = []
         self.over = False
+        self.lived_h = 0.0  # node hours
         self.at_end: Callable[[], None] = lambda: None  # a look at the store before it goes
 
     # --- what everything may ask ---
@@ -608,6 +609,7 @@ class World:
                 self._settle()
             finally:
                 self.over = True
+                self.lived_h = self.loop.time() * self.scale / 3_600
                 self.loop.end(self._born)
                 self.store.close()
         return self
