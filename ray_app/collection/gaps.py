@@ -230,6 +230,24 @@ def record(conn: Connection, seen: Survey, now: int, *, asset_ids: Sequence[int]
     return ledger.replace(conn, around, after)
 
 
+def revisit(conn: Connection, plan: Plan, assets: Iterable[Asset], before: int, now: int) -> int:
+    """Ranges that begin before ``before`` and have been filled since become repaired; how many rows changed.
+
+    :func:`record` looks at a window only, and what was owed longer ago is filled too: by repairs, by a poll that
+    reaches further back. Nothing but those ranges is read.
+    """
+    by_id = {asset.asset_id: asset for asset in assets}
+    ranges: dict[tuple[int, int], list[Asset]] = {}
+    for entry in ledger.filled(conn, plan.dataset, (OWED, *SETTLED), before):
+        if entry.asset_id in by_id:
+            ranges.setdefault((entry.start, entry.end), []).append(by_id[entry.asset_id])
+    changed = 0
+    for (start, end), some in ranges.items():
+        seen = survey(conn, plan, some, start, now, until=end)
+        changed += record(conn, seen, now, asset_ids=[asset.asset_id for asset in some])
+    return changed
+
+
 def mark(
     conn: Connection, dataset: str, asset_id: int, ranges: Sequence[SlotRange], state: str, reason: str | None, now: int
 ) -> None:

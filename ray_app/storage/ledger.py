@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, or_, select
+from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, insert, or_, select
 
 from ray_app.errors import StorageError
 from ray_app.storage.tables import collection_gaps, ohlc_data, price_data_real
@@ -113,6 +113,16 @@ def entries(
     if states is not None:
         conditions.append(columns.state.in_(list(states)))
     rows = conn.execute(select(collection_gaps).where(*conditions).order_by(columns.asset_id, columns.start))
+    return [LedgerEntry(**row._mapping) for row in rows]  # noqa: SLF001 - SQLAlchemy's documented name
+
+
+def filled(conn: Connection, dataset: str, states: Sequence[str], before: int) -> list[LedgerEntry]:
+    """Ledger rows in these states that begin before ``before`` and in which something is stored all the same."""
+    asset, slot, conditions = _source(dataset)
+    gap = collection_gaps.c
+    inside = exists().where(asset == gap.asset_id, *conditions, slot >= gap.start, slot < gap.end)
+    query = select(collection_gaps).where(gap.dataset == dataset, gap.state.in_(states), gap.start < before, inside)
+    rows = conn.execute(query.order_by(gap.asset_id, gap.start))
     return [LedgerEntry(**row._mapping) for row in rows]  # noqa: SLF001 - SQLAlchemy's documented name
 
 

@@ -225,6 +225,36 @@ def test_survey_counts_and_the_ledger_follow_what_is_stored(db):
     ]
 
 
+@pytest.mark.parametrize("dataset", [PRICES, "candles-3600"])
+def test_a_range_filled_long_after_it_was_seen_is_repaired_though_no_look_reaches_back_to_it(db, dataset):
+    """Looks cover a day; an outage of a week, or daily bars, are filled beyond that."""
+    step, of = (STEP, price) if dataset == PRICES else (HOUR, candle)
+    table = price_data_real if dataset == PRICES else ohlc_data
+    one, two = (Asset(n, f"A{n}", f"a{n}", f"A{n}", f"A{n}-USD") for n in (1, 2))
+    tier = Tier(Schedule(dataset, step // 1_000), START, frozenset({1, 2}) if dataset == PRICES else None)
+    plan = db.run(lambda c: datasets.declare(c, dataset, [tier], START))
+    now = START + 100 * step
+    lost = SlotRange(START, START + 10 * step)
+    db.run(lambda c: gaps.mark(c, dataset, 1, [lost], "owed", None, now))
+    db.run(lambda c: gaps.mark(c, dataset, 2, [lost], "unrepairable", "why", now))
+    assert db.run(lambda c: gaps.revisit(c, plan, [one, two], now, now)) == 0, "nothing has come"
+    rows = [of(asset_id, START + n * step) for asset_id in (1, 2) for n in range(10) if n != 4]
+    db.run(lambda c: guarded_upsert(c, table, rows))
+    assert db.run(lambda c: gaps.revisit(c, plan, [one, two], START, now)) == 0, "the look of the day sees to these"
+    assert db.run(lambda c: gaps.revisit(c, plan, [one, two], now, now)) > 0
+    with db.read() as conn:
+        entries = ledger.entries(conn, dataset)
+    assert [(e.asset_id, e.state, (e.end - e.start) // step) for e in entries] == [
+        (1, "repaired", 4),
+        (1, "owed", 1),
+        (1, "repaired", 5),
+        (2, "repaired", 4),
+        (2, "unrepairable", 1),
+        (2, "repaired", 5),
+    ]
+    assert db.run(lambda c: gaps.revisit(c, plan, [one, two], now, now)) == 0
+
+
 def test_assets_that_ended_owe_nothing_after_their_end(db):
     plan = declare(db, [fast(1)], START)
     ended = Asset(1, "ONE", "one", "One", status="merged", valid_to=START + 3 * STEP + 1)

@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 #: a due slot that is still missing this long after it was due is a gap (one interval of the fastest schedule), ms
 TOLERANCE_MS = 300_000
-#: ms of slots that each look at the ledger covers at least; older owed ranges are in the ledger already
+#: ms of slots that each look at the ledger covers at least; of what is older only the owed ranges are looked at again
 LOOK_BACK_MS = 25 * 3_600_000
 #: node seconds before a refused request is worth another try where the upstream names no time
 RETRY_S = 60.0
@@ -147,6 +147,7 @@ class SlotCollector(Collector):
                 datasets.load(conn, plan.dataset, lock=True)
                 due = now - TOLERANCE_MS
                 gaps.record(conn, gaps.survey(conn, plan, assets, since, due), now)
+                gaps.revisit(conn, plan, assets, since, now)
                 if new := _newcomers(conn, plan, assets, before, due):
                     whole = gaps.survey(conn, plan, new, plan.horizon or since, due)
                     gaps.record(conn, whole, now, asset_ids=[asset.asset_id for asset in new])

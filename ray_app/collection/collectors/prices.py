@@ -29,7 +29,7 @@ from ray_app.collection.collectors.base import (
 )
 from ray_app.collection.collectors.credits import spare_credits
 from ray_app.collection.datasets import PRICES, Tier
-from ray_app.collection.expectation import SlotRange, difference, each_slot, from_slots, intersect, newest_first
+from ray_app.collection.expectation import SlotRange, each_slot, from_slots, intersect, newest_first
 from ray_app.collection.ingest import Receipt
 from ray_app.collection.runtime import Runtime
 from ray_app.errors import UpstreamError, UpstreamRejected
@@ -236,12 +236,13 @@ class PriceCollector(SlotCollector):
         if receipt.parsed is None:
             return
         present = [int(str(row.key["slot"])) for row in receipt.parsed.rows]
-        absent = difference([piece.slots], from_slots(present, piece.interval_s))
+        step, now = piece.interval_s * 1_000, self.runtime.clock.now_ms()
+        # a chart may be cut short as a page of candles may
+        empty = self._absences.judge(PRICES, piece.asset.asset_id, piece.slots, step, present, (), now)
         # CoinGecko caches charts for minutes: what is recent may still come
-        step = piece.interval_s * 1_000
-        recent = self.runtime.clock.now_ms() - 2 * step - _CLOSE_LAG_MS
+        recent = now - 2 * step - _CLOSE_LAG_MS
         settled = [SlotRange(0, recent - recent % step)]
-        await self._give_up(piece.asset, intersect(absent, settled), "CoinGecko has no price in the interval")
+        await self._give_up(piece.asset, intersect(empty, settled), "CoinGecko has no price in the interval")
 
     async def _give_up(self, asset: Asset, ranges: Sequence[SlotRange], reason: str) -> None:
         if not ranges:

@@ -1,0 +1,185 @@
+"""Each defence taken away in turn: some seed of a small fixed set fails, and with the name of the invariant it guards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from ray_app.collection import budget_rules, gaps
+from ray_app.collection.budget import BudgetAuthority
+from ray_app.collection.collectors import PriceCollector
+from ray_app.collection.collectors.base import Absences
+from ray_app.collection.event_bus import EventRing
+from ray_app.collection.expectation import SlotRange, difference, union
+from ray_app.collection.ingest import Ingestor
+from ray_app.collection.lease import LeaseKeeper
+from ray_app.collection.schedule import Schedule
+from ray_app.serving import feed
+from ray_app.storage import outbox, upsert
+from ray_app.storage.tables import outbox_heads
+from tests.simulation.loop import PROCESS
+from tests.simulation.world import Violation, simulate
+
+Patch = pytest.MonkeyPatch
+
+
+def guard_compares_the_wrong_way_round(patch: Patch) -> None:
+    real = upsert._sqlite_statement
+    patch.setattr(upsert, "_sqlite_statement", lambda table: real(table).replace(") > (", ") < ("))
+
+
+def guard_lets_every_write_through(patch: Patch) -> None:
+    real = upsert._sqlite_statement
+    patch.setattr(upsert, "_sqlite_statement", lambda table: real(table).replace(") > (", ") IS NOT ("))
+
+
+def fence_is_always_true(patch: Patch) -> None:
+    patch.setattr(LeaseKeeper, "assert_held", lambda *_: None)
+
+
+def lanes_are_booked_after_the_request(patch: Patch) -> None:
+    """The loan is not written into the account: every process believes that the lane is free."""
+    real = budget_rules.borrow
+
+    def late(account: Any, limits: Any, now: int, ask: Any) -> Any:
+        after, outcome = real(account, limits, now, ask)
+        return replace(after, free_at=account.free_at), outcome
+
+    patch.setattr(budget_rules, "borrow", late)
+
+
+def lanes_do_not_rest(patch: Patch) -> None:
+    patch.setattr(budget_rules.Lane, "answered", lambda lane, _limits, now: replace(lane, busy=False, ready_at=now))
+
+
+def the_month_is_not_looked_at(patch: Patch) -> None:
+    real = budget_rules.borrow
+    patch.setattr(budget_rules, "borrow", lambda a, limits, now, ask: real(a, replace(limits, monthly=None), now, ask))
+
+
+def pauses_are_not_ordered(patch: Patch) -> None:
+    async def deaf(*_: Any) -> None:
+        return None
+
+    patch.setattr(BudgetAuthority, "pause", deaf)
+
+
+def what_is_stored_is_not_looked_at(patch: Patch) -> None:
+    async def everybody(self: Any, tier: Any, _slot: int) -> Any:
+        return [asset for asset in self.runtime.registry.active() if tier.holds(asset)]
+
+    patch.setattr(PriceCollector, "_missing", everybody)
+
+
+def what_a_dead_process_archived_is_not_recovered(patch: Patch) -> None:
+    async def nothing(*_: Any) -> int:
+        return 0
+
+    patch.setattr(Ingestor, "recover", nothing)
+
+
+def bus_and_readers_look_for_no_holes(patch: Patch) -> None:
+    """Either would notice; both must not look."""
+
+    def newer(events: Any, after_seq: int) -> list[Any]:
+        return [event for event in events if event[0] > after_seq]
+
+    patch.setattr(EventRing, "_after", lambda _, state, after_seq: newer(state.events, after_seq))
+    patch.setattr(feed, "_fitting", newer)
+
+
+def numbers_are_given_before_the_commit(patch: Patch) -> None:
+    """A counter of its own, outside of the transaction: what rolls back leaves a hole."""
+    counter = [0]
+
+    def advance(conn: Any, channel: str, count: int) -> int:
+        from sqlalchemy import delete, insert
+
+        counter[0] = counter[0] + count if outbox.head(conn, channel) else count
+        conn.execute(delete(outbox_heads))
+        conn.execute(insert(outbox_heads).values(channel=channel, seq=counter[0]))
+        return counter[0]
+
+    patch.setattr(outbox, "_advance", advance)
+
+
+def an_absent_bar_is_believed_at_once(patch: Patch) -> None:
+    def all_of_it(_self: Any, _d: str, _a: int, asked: SlotRange, step_ms: int, present: Any, *_: Any) -> Any:
+        return difference([asked], union(SlotRange(slot, slot + step_ms) for slot in present))
+
+    patch.setattr(Absences, "judge", all_of_it)
+
+
+def new_gaps_are_not_written_down(patch: Patch) -> None:
+    patch.setattr(gaps, "settle", lambda entries, *_: list(entries))
+
+
+def nobody_repairs(patch: Patch) -> None:
+    async def idle(*_: Any) -> None:
+        return None
+
+    patch.setattr(PriceCollector, "repair", idle)
+
+
+def old_gaps_are_not_revisited(patch: Patch) -> None:
+    patch.setattr(gaps, "revisit", lambda *_: 0)
+
+
+def every_process_has_its_own_jitter(patch: Patch) -> None:
+    real = Schedule.jitter_ms
+
+    def own(self: Schedule, slot: int) -> int:
+        process = PROCESS.get()
+        return real(self, slot + 7 * len(process.name) + ord(process.name[0]) if process else slot)
+
+    patch.setattr(Schedule, "jitter_ms", own)
+
+
+def jitter_is_not_waited_for(patch: Patch) -> None:
+    patch.setattr(Schedule, "newest_due", lambda self, now: self.slot_of(now - self._lag_ms))
+
+
+MUTATIONS: list[tuple[Callable[[Patch], None], str, bool]] = [
+    (guard_compares_the_wrong_way_round, "writes", True),
+    (guard_lets_every_write_through, "writes", True),
+    (fence_is_always_true, "fence", True),
+    (lanes_are_booked_after_the_request, "budget", True),
+    (lanes_do_not_rest, "budget", True),
+    (the_month_is_not_looked_at, "budget", True),
+    (pauses_are_not_ordered, "budget", True),
+    (what_is_stored_is_not_looked_at, "once", True),
+    (what_a_dead_process_archived_is_not_recovered, "once", True),
+    (bus_and_readers_look_for_no_holes, "outbox", True),
+    (numbers_are_given_before_the_commit, "outbox", False),
+    (an_absent_bar_is_believed_at_once, "repair", True),
+    (new_gaps_are_not_written_down, "gaps", True),
+    (nobody_repairs, "repair", True),
+    (old_gaps_are_not_revisited, "gaps", True),
+    (every_process_has_its_own_jitter, "schedule", True),
+    (jitter_is_not_waited_for, "schedule", True),
+]
+
+
+#: a seed that is known to miss it, where that takes rare circumstances
+FIRST = {numbers_are_given_before_the_commit: 42, pauses_are_not_ordered: 41}
+
+
+@pytest.mark.parametrize(
+    ("mutation", "invariant", "plain"), MUTATIONS, ids=lambda value: getattr(value, "__name__", "")
+)
+def test_an_invariant_fails_when_its_defence_is_removed(
+    mutation: Callable[[Patch], None], invariant: str, plain: bool, monkeypatch: Patch
+):
+    mutation(monkeypatch)
+    found = set()
+    for seed in (FIRST.get(mutation, 0), *range(200)):
+        try:
+            simulate(seed, plain=plain)
+        except Violation as violation:
+            found.add(violation.invariant)
+            if violation.invariant == invariant:
+                return
+    pytest.fail(f"no seed misses it; the invariants that failed: {sorted(found) or 'none'}")
