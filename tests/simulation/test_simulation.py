@@ -1,4 +1,4 @@
-"""Thousands of lives of the node's core, each with its own faults; see docs/reliability.md for what they prove."""
+"""Hundreds of lives of the node's core, each with its own faults; see docs/reliability.md for what they prove."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pytest
 
 from tests.simulation.world import HOURS, PROFILES, YEAR, World, problem_of, simulate
 
-BLOCKS, SEEDS_PER_BLOCK = 100, 20
+#: what fits a run of the suite on two cores; `python -m tests.simulation --seeds N` lives more
+BLOCKS, SEEDS_PER_BLOCK = 40, 5
 
 
 def kept_seeds() -> list[tuple[int, str]]:
