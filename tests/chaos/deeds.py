@@ -100,18 +100,13 @@ class World:
     def fill_disk(self, _target: str, seconds: float) -> str:
         """Nothing more fits where the state is. Needs :func:`small_disk`."""
         filler = self.node.state_dir / "filler"
-        space = os.statvfs(self.node.state_dir)
-        with filler.open("wb") as file:
-            with contextlib.suppress(OSError):
-                os.posix_fallocate(file.fileno(), 0, space.f_bavail * space.f_frsize)
-            with contextlib.suppress(OSError):  # what was freed meanwhile, to the last page
-                file.seek(0, os.SEEK_END)
-                while True:
-                    file.write(bytes(4_096))
-                    file.flush()
+        with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while file.write(bytes(1 << 20)):  # a short write, then none: to the last byte
+                pass
         time.sleep(seconds)
+        filled = filler.stat().st_size
         filler.unlink()
-        return f"{space.f_bavail * space.f_frsize >> 20} MiB filled, freed"
+        return f"{filled >> 20} MiB filled, freed"
 
     def write_protect(self, _target: str, seconds: float) -> str:
         """The archive's directory is read-only. Needs root."""
