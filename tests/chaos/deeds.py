@@ -48,6 +48,13 @@ def processes(node: Node, victim: str) -> set[Process]:
     return {process for process in found if process is not None and TITLES[victim] in process.command}
 
 
+def awaited(node: Node, victim: str) -> set[Process]:
+    """The same, once there are any; none where none comes: it is just being replaced for longer than usual."""
+    with contextlib.suppress(AssertionError):
+        wait_until(lambda: processes(node, victim), 20)
+    return processes(node, victim)
+
+
 @dataclass(frozen=True)
 class World:
     """What deeds are done to. ``mariadb`` is None for a node on SQLite."""
@@ -57,14 +64,14 @@ class World:
 
     def kill(self, victim: str, _seconds: float) -> str:
         """kill -9."""
-        gone = processes(self.node, victim)
+        gone = awaited(self.node, victim)
         for process in gone:
             process.signal(signal.SIGKILL)
         return f"{len(gone)} killed"
 
     def stop(self, victim: str, seconds: float) -> str:
         """SIGSTOP, and SIGCONT after ``seconds`` to what still lives."""
-        held = processes(self.node, victim)
+        held = awaited(self.node, victim)
         for process in held:
             process.signal(signal.SIGSTOP)
         time.sleep(seconds)
