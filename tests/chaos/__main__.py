@@ -177,10 +177,7 @@ class Chaos:
         listener.stop()
         if node.stop() != 0:
             self.problems.append(f"stop: {node.printed[-500:]}")
-        tables: Tables = SqliteTables(node.state_dir / "node.db")
-        if self._server is not None:
-            tables = MysqlTables(self._server.port, "chaos", "node", "node")
-        left = Left(node.state_dir, tables)
+        left = Left(node.state_dir, self._tables(node))
         script: dict[str, Any] = yaml.safe_load(self._script.read_text())
         epoch = ("--replay", str(self._file), "--epoch-file", str(node.state_dir / "epoch.json"))
         run = Run(left, Truth(node.cli, epoch), script, first_start(node), start, end, self._plan.scale, self.done)
@@ -190,6 +187,11 @@ class Chaos:
         self._verify(findings, node)
         left.close()
         return findings
+
+    def _tables(self, node: Node) -> Tables:
+        if self._server is None:
+            return SqliteTables(node.state_dir / "node.db")
+        return MysqlTables(self._server.port, "chaos", "node", "node")
 
     def _consumer(self, findings: Findings, left: Left, listener: Listener) -> None:
         findings.counts["events heard by one consumer"] = listener.heard
