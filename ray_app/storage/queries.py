@@ -272,7 +272,7 @@ def gap_counts(conn: Connection) -> list[Record]:
 PRICE_FIELDS = tuple(str(column.name) for column in price_data_real.c if column.nullable)
 
 
-def repaired_fields_query() -> Select[Any]:
+def repaired_fields_query() -> Select[*tuple[Any, ...]]:
     """Price slots that the ledger calls repaired: how many, and in how many of them each field is known."""
     gap, price = collection_gaps.c, price_data_real.c
     inside = and_(price.asset_id == gap.asset_id, price.slot >= gap.start, price.slot < gap.end)
@@ -284,7 +284,8 @@ def repaired_fields_query() -> Select[Any]:
         .group_by(price.asset_id, price.slot)
         .subquery()
     )
-    return select(func.count().label("slots"), *(func.sum(slots.c[name]).label(name) for name in PRICE_FIELDS))
+    counts: list[ColumnElement[Any]] = [func.sum(slots.c[name]).label(name) for name in PRICE_FIELDS]
+    return select(func.count().label("slots"), *counts)
 
 
 def repaired_fields(conn: Connection) -> tuple[int, dict[str, int]]:

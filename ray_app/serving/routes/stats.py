@@ -60,9 +60,7 @@ async def gaps(
     if position is not None and position["dataset"] not in DATASETS:
         raise Problem("VALIDATION_ERROR", "cursor: not one this API gave out; start again without it")
     names: list[str] = [dataset] if dataset is not None else list(DATASETS)
-    rows, summary, (repaired, without) = await asyncio.to_thread(
-        _read, deps, names, state, asset_id, position, limit + 1
-    )
+    rows, summary, repaired = await asyncio.to_thread(_read, deps, names, state, asset_id, position, limit + 1)
     next_cursor = None
     if len(rows) > limit:
         last = rows[limit - 1]
@@ -83,7 +81,7 @@ async def gaps(
                 }
                 for row in summary
             ],
-            "repaired_prices": {"slots": repaired, "null": without},
+            "repaired_prices": {"slots": repaired[0], "null": repaired[1]},
             "next_cursor": next_cursor,
             "as_of": iso(now_ms),
             "source": "node",
