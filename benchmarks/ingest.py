@@ -1,6 +1,8 @@
 """From an archived payload to the database, and the guarded write alone against plain executemany, in one run.
 
-    python benchmarks/ingest.py [--rows 10000] [--rounds 5]
+    python benchmarks/ingest.py [--rows 10000] [--rounds 5] [--wide]
+
+``--wide``: only the table of 200 columns on MariaDB.
 
 On SQLite and a real MariaDB, in rows per second of wall time, commit included: medians of the rounds. ``x``: how many
 times as fast the guarded write is, the median of the rounds' own ratios (each round runs every way, in turn first).
@@ -327,12 +329,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--wide", action="store_true", help="only the 200 columns, on MariaDB")
     options = parser.parse_args()
     print(f"{os.cpu_count()} cores; load {os.getloadavg()[0]:.1f} (other work on the machine distorts: compare ratios)")
     with tempfile.TemporaryDirectory() as directory:
-        lite = Database(f"sqlite:///{directory}/bench.db")
-        everything(lite, Path(directory), options.rows, options.rounds)
-        lite.dispose()
+        if not options.wide:
+            lite = Database(f"sqlite:///{directory}/bench.db")
+            everything(lite, Path(directory), options.rows, options.rounds)
+            lite.dispose()
         if not (shutil.which("mariadbd") and shutil.which("mariadb-install-db")):
             print("\nMariaDB is not installed: its half is left out")
             return
@@ -343,8 +347,12 @@ def main() -> None:
             server.run(lambda conn: conn.exec_driver_sql("CREATE DATABASE bench CHARACTER SET utf8mb4"))
             server.dispose()
             maria = Database(f"mysql+pymysql://node:node@127.0.0.1:{port}/bench")
-            everything(maria, Path(directory), options.rows, options.rounds)
-            batches(maria)
+            if options.wide:
+                maria.run(WIDE.create)
+                compare(maria, WIDE, features(max(options.rows // 5, 100)), options.rounds)
+            else:
+                everything(maria, Path(directory), options.rows, options.rounds)
+                batches(maria)
             maria.dispose()
 
 
