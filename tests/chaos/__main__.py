@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ class Chaos:
     """One run in ``directory``."""
 
     def __init__(self, directory: Path, drawn: plan.Plan, server: MariaDB | None, mounted: bool) -> None:
-        self._data, self._plan, self._server, self._mounted = directory / "data", drawn, server, mounted
+        self._directory, self._data, self._plan, self._server = directory, directory / "data", drawn, server
         self._file = own_file(directory / "own.parquet")
         drawn.write_script(directory / "faults.yaml")
         self._script = directory / "faults.yaml"
@@ -177,11 +178,10 @@ class Chaos:
         listener.stop()
         if node.stop() != 0:
             self.problems.append(f"stop: {node.printed[-500:]}")
+        lived = {"first": first_start(node), "start": start, "end": end, "scale": self._plan.scale}
+        (self._directory / "run.json").write_text(json.dumps(lived))
         left = Left(node.state_dir, self._tables(node))
-        script: dict[str, Any] = yaml.safe_load(self._script.read_text())
-        epoch = ("--replay", str(self._file), "--epoch-file", str(node.state_dir / "epoch.json"))
-        run = Run(left, Truth(node.cli, epoch), script, first_start(node), start, end, self._plan.scale, self.done)
-        findings = check.check(run)
+        findings = judge(self._directory, left, node.cli)
         findings.problems = [*self.problems, *listener.problems[:8], *findings.problems]
         self._consumer(findings, left, listener)
         self._verify(findings, node)
@@ -206,6 +206,16 @@ class Chaos:
         proof = node.cli("verify", timeout_s=1_200, environment=environment)
         if proof.returncode != 0:
             findings.problems.append(f"verify: {proof.stdout[-500:]} {proof.stderr[-1500:]}")
+
+
+def judge(directory: Path, left: Left, command: Callable[..., subprocess.CompletedProcess[str]]) -> Findings:
+    """Check what a run has left in ``directory``. ``command``: runs crypto-data."""
+    lived = json.loads((directory / "run.json").read_text())
+    script: dict[str, Any] = yaml.safe_load((directory / "faults.yaml").read_text())
+    lines = [json.loads(line) for line in (directory / "journal.jsonl").read_text().splitlines()]
+    done = [Done(x["kind"], x["target"], x["wall"], x["wall"] + round(x["s"] * 1_000)) for x in lines]
+    epoch = ("--replay", str(directory / "own.parquet"), "--epoch-file", str(left.state_dir / "epoch.json"))
+    return check.check(Run(left, Truth(command, epoch), script, done=done, **lived))
 
 
 def first_start(node: Node) -> int:

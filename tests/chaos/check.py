@@ -33,6 +33,8 @@ HARMLESS = frozenset({None, "revise", "duplicate_page", "slow"})
 LIES = frozenset({"revise", "clock_skew", "wrong_types"})
 #: wall s a request can take until its answer is archived: time-out, retry of the commit, and to spare
 IN_FLIGHT_S = 20.0
+#: node ms between what an answer says and its being complete, at most (a slow body, a stopped process)
+ANSWER_MAX = 15 * MINUTE
 #: deeds after which a request may have to be asked again: its process is gone or could not keep the answer
 HAND_OVER_KINDS = frozenset({"database", "disk full", "read-only", "job", "crash"})
 HAND_OVER_TARGETS = frozenset({"prices", "candles", "registry", "supervisor", "sandbox", "worker"})
@@ -89,7 +91,7 @@ class Truth:
         }
 
     def prices(self, start: int, end: int) -> dict[Key, tuple[float, int]]:
-        """The price in each minute, and when it was last traded."""
+        """The price as of each minute, and the minute it was traded in."""
         rows = self._rows("prices", 60, start, end)
         return {(row["symbol"], int(row["at_ms"])): (float(row["price"]), int(row["traded_at_ms"])) for row in rows}
 
@@ -132,6 +134,21 @@ class Run:
         entries = self._answers.get((request["path"], json.dumps(request["params"], sort_keys=True)), [])
         before = [entry for entry in entries if entry["at"] <= fetch["fetched_at"]]
         return before[-1]["fault"] if before else "unlogged"
+
+    @cached_property
+    def slots(self) -> dict[int, int]:
+        """Which slot a request for prices was for: id of its line of the log → slot.
+
+        A retry can come after its slot has ended, and the log does not know for which slot it is; the archive does.
+        """
+        found = {}
+        for fetch in self.node.query("SELECT * FROM fetches WHERE source = 'coingecko.markets' AND status = 200"):
+            request = json.loads(fetch["request"])
+            entries = self._answers.get((request["path"], json.dumps(request["params"], sort_keys=True)), [])
+            before = [entry for entry in entries if entry["at"] <= fetch["fetched_at"]]
+            if before:
+                found[id(before[-1])] = int(request["context"]["slot"])
+        return found
 
     @cached_property
     def faults(self) -> dict[str, set[str | None]]:
@@ -197,8 +214,9 @@ def _price_is_true(run: Run, truth: Mapping[Key, tuple[float, int]], symbol: str
         minute = event - event % MINUTE
         known = [truth[symbol, at][0] for at in (minute, minute - MINUTE) if (symbol, at) in truth]
         return any(abs(price / value - 1) < 1e-6 for value in known)
-    if row["source"] == "coingecko.markets":
-        return (symbol, event) in truth and price == truth[symbol, event][0]
+    if row["source"] == "coingecko.markets":  # it was said in one of the minutes before it was complete
+        read = row["fetched_at"] - row["fetched_at"] % MINUTE
+        return any(truth.get((symbol, at)) == (price, event) for at in range(read - ANSWER_MAX, read + MINUTE, MINUTE))
     return any(truth.get((symbol, at), (None,))[0] == price for at in range(slot, slot + SLOT, MINUTE))
 
 
@@ -303,7 +321,7 @@ def nothing_is_asked_twice(run: Run) -> Iterator[str]:
     asks: dict[tuple[Any, ...], list[Entry]] = defaultdict(list)
     for entry in run.log:
         if entry["status"] == 200 and entry["fault"] in HARMLESS:
-            for key in (*_bars_asked(run, entry), *_prices_asked(entry)):
+            for key in (*_bars_asked(run, entry), *_prices_asked(run, entry)):
                 asks[key].append(entry)
     repaired = run.node.query("SELECT asset_id, slot FROM price_data_real WHERE source = 'coinbase.candles'")
     once_more = {(run.node.symbol_of[row["asset_id"]], 300, row["slot"]) for row in repaired}
@@ -324,10 +342,11 @@ def nothing_is_asked_twice(run: Run) -> Iterator[str]:
     run.count("slots asked for again, in flight at a deed", again)
 
 
-def _prices_asked(entry: Entry) -> list[tuple[str, int]]:
+def _prices_asked(run: Run, entry: Entry) -> list[tuple[str, int]]:
     if entry["endpoint"] != "markets":
         return []
-    return [(coin, entry["at"] // SLOT) for coin in entry["params"]["ids"].split(",")]
+    slot = run.slots.get(id(entry), entry["at"] - entry["at"] % SLOT)
+    return [(coin, slot) for coin in entry["params"]["ids"].split(",")]
 
 
 def _interrupted(run: Run, before: Entry, after: Entry) -> bool:

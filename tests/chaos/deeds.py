@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -182,6 +183,7 @@ def small_disk(state_dir: Path, mebibytes: int = 400) -> Iterator[bool]:
     """A file system of its own for the state directory, with the sandbox's request log outside of it.
 
     Yields whether there is one: only root may mount. Without it the deeds "disk full" and "read-only" are left out.
+    What is on it at the end stays in the directory.
     """
     state_dir.mkdir(parents=True)
     if os.geteuid() != 0:
@@ -195,4 +197,8 @@ def small_disk(state_dir: Path, mebibytes: int = 400) -> Iterator[bool]:
         (state_dir / "archive").mkdir()
         yield True
     finally:
+        kept = state_dir.with_name("kept")
+        shutil.copytree(state_dir, kept, symlinks=True)
         _run("umount", "--lazy", str(state_dir))
+        state_dir.rmdir()
+        kept.rename(state_dir)
