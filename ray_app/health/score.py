@@ -267,7 +267,7 @@ def _account(account: AccountEvidence, part: float, now: int) -> Iterable[_Findi
         yield _Finding(part, f"{name}: this month's {account.monthly} credits are spent")
     elif account.runs_out_at is not None and account.monthly is not None:
         days = max(account.runs_out_at - now, 0) // DAY_MS
-        advice = f"; {account.advice}" if account.advice else ""
+        advice = f"; longer lasts {account.advice}" if account.advice else ""
         yield _Finding(
             part * 0.2,
             f"{name}: this month's {account.monthly} credits last {days} more days, the first ranks longest{advice}",
