@@ -117,16 +117,20 @@ def test_what_fits_is_paid_to_the_end_of_the_month(now, monthly, assets, spent):
 
 
 def test_a_thinned_schedule_begins_at_a_boundary_and_what_is_spent_until_then_counts():
-    """At noon the long tail cannot become daily before midnight: until then it is asked for hourly."""
-    now = at("2026-12-31T12:00:00")
-    before = decide(works(1_000), KEYLESS, 0, at("2026-12-01T00:00:00"))
-    hourly = replace(before, intervals=(300, 3_600, 86_400, 604_800))
-    spent_slots = 144 + 3 * 12 + 3
-    enough = decide(works(1_000), plan(10_000), 10_000 - spent_slots - 1, now, hourly)
-    assert (enough.fits, enough.interval_of(REST)) == (True, 3_600)
-    tight = decide(works(1_000), plan(10_000), 10_000 - spent_slots + 20, now, hourly)
-    assert tight.interval_of(TOP) == 300, "the day has a few hours that can still be thinned"
-    assert tight.interval_of(REST) in {7_200, 14_400}
+    """At 13:00 a long tail of three calls an hour can become four-hourly at 16:00 only, and daily at midnight."""
+    now = at("2026-12-31T13:00:00")
+    first = decide(works(1_000), plan(20_000), 0, at("2026-12-01T00:00:00"))
+    hourly = replace(first, intervals=(300, 3_600, 86_400, 604_800))
+    top, open_ones = 11 * 12, 2
+
+    def rest_for(left: int) -> tuple[int | None, int | None]:
+        decision = decide(works(1_000), plan(20_000), 20_000 - left, now, hourly)
+        assert decision.fits
+        return decision.interval_of(TOP), decision.interval_of(REST)
+
+    assert rest_for(top + open_ones + 11 * 3 + 4) == (300, 3_600)
+    assert rest_for(top + open_ones + 3 * 3 + 2 * 3) == (300, 14_400), "13, 14 and 15 h, then 16 and 20 h"
+    assert rest_for(top + open_ones + 3 * 3 + 2 * 3 - 1)[0] == 600, "no tail is rare enough in what is left of the day"
 
 
 # --- when it is decided ---------------------------------------------------------------------------------------------
