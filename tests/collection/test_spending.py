@@ -25,7 +25,11 @@ NAME = "crypto-prices"
 @pytest.fixture
 def place(tmp_path):
     """Six days and 16 hours of November are left: the schedules want 2,143 credits, and there are 1,400."""
-    options = {"clock": JumpingClock(START + MINUTE, 10.0), "coingecko_monthly_limit": 1_400}
+    options = {
+        "clock": JumpingClock(START + MINUTE, 10.0),
+        "coingecko_monthly_limit": 1_400,
+        "coingecko_requests_per_minute": 500,
+    }
     with world(tmp_path, f"sqlite:///{tmp_path}/node.db", **options) as used:
         yield used
 
