@@ -52,6 +52,16 @@ def bar(
 
 
 BODIES: Mapping[str, Any] = {
+    "coingecko.key": {
+        "plan": "Analyst",
+        "rate_limit_request_per_minute": 500,
+        "monthly_call_credit": 500_000,
+        "current_total_monthly_calls": 12_345,
+        "current_remaining_monthly_calls": 487_655,
+        "api_key_rate_limit_request_per_minute": 250,
+        "api_key_monthly_call_credit": 100_000,
+        "api_key_current_total_monthly_calls": 345,
+    },
     "coingecko.markets": [coin("bitcoin"), coin("ethereum", current_price=2_150.5, market_cap_rank=2)],
     "coingecko.simple_price": {
         "bitcoin": {
@@ -133,6 +143,7 @@ REQUESTS: Mapping[str, Callable[[], Request]] = {
     "coingecko.ohlc": lambda: ENDPOINTS["coingecko.ohlc"].request("bitcoin", days=1),
     "coingecko.coins_list": ENDPOINTS["coingecko.coins_list"].request,
     "coingecko.global": ENDPOINTS["coingecko.global"].request,
+    "coingecko.key": ENDPOINTS["coingecko.key"].request,
     "coinbase.products": ENDPOINTS["coinbase.products"].request,
     "coinbase.candles": lambda: _of_all_time(
         ENDPOINTS["coinbase.candles"].request("BTC-USD", 3_600, NOON - 2 * HOUR_MS, NOON)
