@@ -7,6 +7,7 @@ strike before it, instead of its commit, or after its commit. Every commit is ch
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
@@ -37,8 +38,12 @@ EPOCH_MS = 1_700_000_000_000
 
 @cache
 def _shared() -> tuple[Engine, sqlite3.Connection]:
-    """One engine for all runs of this process: its statements are compiled once."""
-    raw = sqlite3.connect(":memory:", check_same_thread=False)
+    """One engine for all runs of this process: its statements are compiled once.
+
+    Whatever is loaded by now stays: the collector of garbage need not look at it in every life.
+    """
+    gc.freeze()
+    raw = sqlite3.connect(":memory:", check_same_thread=False, cached_statements=512)
     raw.create_function("julianday", 1, lambda _: 2440587.5 + (EPOCH_MS + _CLOCK[0]() * 1_000) / 86_400_000)
     engine = create_engine("sqlite://", creator=lambda: raw, poolclass=StaticPool)
     return engine, raw
@@ -62,6 +67,26 @@ def _away(message: str) -> StorageError:
     return error
 
 
+class _Dialect:
+    name = "sqlite"
+
+
+class _Plain:
+    """A connection of SQLAlchemy whose plain statements go to the driver at once."""
+
+    dialect = _Dialect()
+
+    def __init__(self, raw: sqlite3.Connection, alchemy: Connection) -> None:
+        self._raw, self.execute = raw, alchemy.execute
+
+    def exec_driver_sql(self, statement: str, values: Any) -> sqlite3.Cursor:
+        return (
+            self._raw.executemany(statement, values)
+            if isinstance(values, list)
+            else self._raw.execute(statement, values)
+        )
+
+
 class Store:
     """The database. ``fault()`` says what strikes the next transaction: "", "before", "instead" or "after"."""
 
@@ -72,12 +97,15 @@ class Store:
         fault: Callable[[], str],
         broken: Callable[[str, str], None],
         node_ms: Callable[[], int],
+        *,
+        plain: bool = True,
     ) -> None:
         self.node_ms = node_ms
         engine, self.raw = _shared()
         _CLOCK[0] = clock
         self.raw.deserialize(_template(assets))
-        self.conn: Connection = engine.connect()
+        self._alchemy: Connection = engine.connect()
+        self.conn: Any = _Plain(self.raw, self._alchemy) if plain else self._alchemy
         self.fault, self.broken = fault, broken
         self.events: list[bytes] = []  # the outbox as committed
         self.committed_at: list[int] = []  # node ms, of each
@@ -86,7 +114,7 @@ class Store:
         self.commits = 0
 
     def close(self) -> None:
-        self.conn.close()
+        self._alchemy.close()
 
     # --- transactions ---
 
@@ -104,10 +132,10 @@ class Store:
             if fenced is not None and self.raw.total_changes != changes:
                 self._check_fence(fenced)
         except BaseException:
-            self.conn.rollback()
+            self._end(self._alchemy.rollback)
             self.raw.rollback()
             raise
-        self.conn.commit()
+        self._end(self._alchemy.commit)
         self.raw.commit()
         self.commits += 1
         self._check_writes()
@@ -123,7 +151,12 @@ class Store:
         try:
             yield self.conn
         finally:
-            self.conn.rollback()
+            self._end(self._alchemy.rollback)
+
+    def _end(self, how: Callable[[], None]) -> None:
+        """Tell SQLAlchemy that the transaction is over, if it knew of one."""
+        if self._alchemy.in_transaction():
+            how()
 
     # --- invariants 1, 2 and 5, after every commit ---
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.simulation.world import HOURS, PROFILES, YEAR, World, problem_of, simulate
+from tests.simulation.world import DENSE, PROFILES, YEAR, World, problem_of, simulate
 
 #: what fits a run of the suite on two cores; `python -m tests.simulation --seeds N` lives more
 BLOCKS, SEEDS_PER_BLOCK = 40, 5
@@ -19,7 +19,7 @@ def kept_seeds() -> list[tuple[int, str]]:
     for line in Path(__file__).with_name("seeds.txt").read_text().splitlines():
         words = line.split("#")[0].split()
         if words:
-            named = words[1] if len(words) > 1 and words[1] in PROFILES else HOURS.name
+            named = words[1] if len(words) > 1 and words[1] in PROFILES else DENSE.name
             found.append((int(words[0]), named))
     return found
 
@@ -72,7 +72,7 @@ def test_lives_are_eventful():
 
 def test_a_failing_seed_says_how_to_replay_it(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("ray_app.collection.lease.LeaseKeeper.assert_held", lambda *_: None)
-    failed = next(problem for seed in range(200) if (problem := problem_of((seed, HOURS.name))) is not None)
+    failed = next(problem for seed in range(200) if (problem := problem_of((seed, DENSE.name))) is not None)
     assert re.fullmatch(r"seed \d+: fence: .* \[replay: python -m tests.simulation \d+ --steps\]", failed)
 
 

@@ -22,11 +22,11 @@ import httpx
 
 from ray_app.assets import Asset, AssetRegistry
 from ray_app.clock import Clock
-from ray_app.collection import budget_rules
+from ray_app.collection import budget_rules, datasets
 from ray_app.collection import store as store_module
 from ray_app.collection.budget import TERM_S, BudgetAuthority
 from ray_app.collection.budget_rules import Limits
-from ray_app.collection.collectors import CandleCollector, PriceCollector
+from ray_app.collection.collectors import CandleCollector, PriceCollector, candles
 from ray_app.collection.digest import digest
 from ray_app.collection.event_bus import EventRing
 from ray_app.collection.ingest import Ingestor
@@ -63,24 +63,45 @@ class Violation(AssertionError):
     """An invariant does not hold. ``invariant`` is its name."""
 
     def __init__(self, invariant: str, detail: str, seed: int, profile: str) -> None:
-        kind = "" if profile == "hours" else f" --profile {profile}"
+        kind = "" if profile == DENSE.name else f" --profile {profile}"
         super().__init__(f"{invariant}: {detail} [replay: python -m tests.simulation {seed} --steps{kind}]")
         self.invariant = invariant
 
 
+_PRICES, _CANDLES = (PriceCollector.name,), (CandleCollector.name,)
+
+
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """What kind of life. ``troubled_h`` node hours with ``faults`` faults; then none, and at most ``settle_h``."""
+    """What kind of life. ``troubled_h`` node hours with ``faults`` faults; then none, and at most ``settle_h``.
+
+    ``outages``: the share of lives in which every upstream is down for an hour afterwards. ``page``: bars in one
+    answer of the venue.
+    """
 
     name: str
     scales: tuple[float, ...]
     troubled_h: float
     settle_h: float
     faults: tuple[int, int]
+    outages: float = 0.3
+    page: int = 300
     settings: tuple[tuple[str, Any], ...] = ()
-    collectors: tuple[str, ...] = ()
+    #: which collectors run: one of these
+    collectors: tuple[tuple[str, ...], ...] = (_PRICES, _PRICES, _CANDLES, _PRICES + _CANDLES)
 
 
+#: short and crowded: what most lives are, for they find most in a second of ours
+DENSE = Profile(
+    "dense",
+    (60.0, 120.0, 240.0),
+    0.5,
+    12.0,
+    (5, 12),
+    outages=0.1,
+    page=24,
+    collectors=(*[_PRICES] * 3, *[_CANDLES] * 2, _PRICES + _CANDLES),
+)
 HOURS = Profile("hours", (150.0, 300.0), 2.0, 12.0, (3, 9))
 YEAR = Profile(
     "year",
@@ -88,10 +109,10 @@ YEAR = Profile(
     365 * 24.0,
     10 * 24.0,
     (60, 90),
-    (("price_interval_s", 86_400),),
-    (PriceCollector.name,),
+    settings=(("price_interval_s", 86_400),),
+    collectors=(_PRICES,),
 )
-PROFILES = {profile.name: profile for profile in (HOURS, YEAR)}
+PROFILES = {profile.name: profile for profile in (DENSE, HOURS, YEAR)}
 
 
 @cache
@@ -131,10 +152,17 @@ class NodeProcess(Process):
     runner: CollectorRunner | None = None
 
 
+#: where every request seems to go: to build an address takes as long as to answer
+_URL = httpx.URL("http://sim/")
+
+
 class SimTransport(Transport):
     """The node's transport with the wire cut: what httpx would do, the model does."""
 
     world: World
+
+    def _url(self, request: Request, upstream: Account) -> httpx.URL:
+        return _URL
 
     async def _exchange(self, request: Request, upstream: Account, url: httpx.URL) -> tuple[Exchange, httpx.URL | None]:
         status, headers, body = await self.world.sent(request, upstream.account)
@@ -145,7 +173,7 @@ class World:
     """A run. ``trace``: told of each event, one line each."""
 
     def __init__(
-        self, seed: int, profile: Profile = HOURS, trace: Callable[[str], None] | None = None, *, plain: bool = True
+        self, seed: int, profile: Profile = DENSE, trace: Callable[[str], None] | None = None, *, plain: bool = True
     ) -> None:
         self.seed, self.profile, self._trace, self._plain = seed, profile, trace, plain
         self.rng = random.Random(seed)
@@ -156,6 +184,7 @@ class World:
         self.set_ms = 0  # by how much the machine's clock was set
         self.set_back_ms = 0  # the furthest it was set back at once
         self.troubled = True
+        self.well_since_ms = 0  # by the machine's clock
         self.acting: dict[str, tuple[NodeProcess, int]] = {}
         self.troubled_s = profile.troubled_h * 3_600 / self.scale
         self.away: list[tuple[float, float, float]] = []  # database: from, until, share of transactions
@@ -172,7 +201,7 @@ class World:
         self.upstream = Upstream(
             market, list(ASSETS), self.loop, self.rng, self.node_ms, limits_of(self.accounts), self.broken
         )
-        self.store = Store(ASSETS, self.loop.time, self._database_fault, self.broken, self.node_ms)
+        self.store = Store(ASSETS, self.loop.time, self._database_fault, self.broken, self.node_ms, plain=plain)
         self.archived: dict[str, list[Any]] = {}
         self.ledger = Ledger(self._database_fault, self._paused)
         self.pauses: dict[str, list[tuple[float, int]]] = {}
@@ -182,14 +211,8 @@ class World:
         self.asked = checks.Asked(self)
         self.schedules = checks.Schedules(self)
         self.readers = [checks.Reader(self, number) for number in range(2)]
-        self.collectors = profile.collectors or self.rng.choice(
-            (
-                (PriceCollector.name,),
-                (PriceCollector.name,),
-                (CandleCollector.name,),
-                (PriceCollector.name, CandleCollector.name),
-            )
-        )
+        mix = profile.collectors
+        self.collectors = mix[0] if len(mix) == 1 else self.rng.choice(mix)
         self.registry = AssetRegistry(ASSETS)
         self._outside = contextvars.Context()
         self._stopped_at: dict[Process, float] = {}
@@ -213,6 +236,7 @@ class World:
         """An invariant does not hold: the run ends here."""
         if self.violation is None and not self.over:
             self.violation = Violation(invariant, detail, self.seed, self.profile.name)
+            self.loop.halt()
             self.say(f"VIOLATION {invariant}: {detail}")
 
     # --- processes ---
@@ -244,7 +268,8 @@ class World:
 
     def outside(self, seconds: float, call: Callable[[], None]) -> None:
         """Let something happen that no process does."""
-        self.loop.call_later(seconds, call, context=self._outside)
+        if not self.over:
+            self.loop.call_later(seconds, call, context=self._outside)
 
     def _strike(self, process: Process) -> None:
         """The callback the scheduler has been counting down to."""
@@ -597,14 +622,14 @@ class World:
     def run(self) -> World:
         """Live it. Raises Violation."""
         statements = plain_statements(self.store.raw) if self._plain else nullcontext()
-        with _quiet(), _noted(self.store), statements:
+        with _quiet(), _noted(self.store), _paged(self.profile.page), statements:
             try:
                 self.start()
                 self.schedule_faults()
                 self.outside(2.5, self._look_after)
                 self._until(self.troubled_s)
                 self.heal()
-                if self.rng.random() < 0.3:
+                if self.rng.random() < self.profile.outages:
                     self._outage()
                 self._settle()
             finally:
@@ -615,7 +640,7 @@ class World:
         return self
 
     def _until(self, seconds: float) -> None:
-        self.loop.run(seconds, lambda: self.violation is not None)
+        self.loop.run(seconds)
         if self.violation is not None:
             raise self.violation
 
@@ -631,9 +656,10 @@ class World:
             checks.look_for_unseen(self)
 
     def _settle(self) -> None:
+        self.well_since_ms = self.node_ms()
         end = self.loop.time() + self.profile.settle_h * 3_600 / self.scale
         problem: str | None = "nothing was checked"
-        step = max(2 * SLOT_MS / 1_000 / self.scale, 2.0)
+        step = max(SLOT_MS / 1_000 / self.scale, 2.0)
         while problem is not None and self.loop.time() < end:
             self._until(min(self.loop.time() + step, end))
             checks.look_for_unseen(self)
@@ -657,6 +683,17 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
+def _paged(bars: int) -> Iterator[None]:
+    """A venue whose answers hold so many bars."""
+    before = datasets.LIVE_INTERVALS
+    datasets.LIVE_INTERVALS = candles.LIVE_INTERVALS = bars
+    try:
+        yield
+    finally:
+        datasets.LIVE_INTERVALS = candles.LIVE_INTERVALS = before
+
+
+@contextmanager
 def _noted(store: Store) -> Iterator[None]:
     before = store_module.guarded_upsert
     store_module.guarded_upsert = offering(store)  # type: ignore[assignment]
@@ -667,7 +704,7 @@ def _noted(store: Store) -> Iterator[None]:
 
 
 def simulate(
-    seed: int, profile: Profile = HOURS, trace: Callable[[str], None] | None = None, *, plain: bool = True
+    seed: int, profile: Profile = DENSE, trace: Callable[[str], None] | None = None, *, plain: bool = True
 ) -> World:
     """One life of the node; raises Violation with the line that replays it. ``plain``: see statements.py."""
     return World(seed, profile, trace, plain=plain).run()
@@ -683,4 +720,4 @@ def problem_of(task: tuple[int, str]) -> str | None:
     return None
 
 
-__all__ = ["HOURS", "PROFILES", "YEAR", "Profile", "Violation", "World", "problem_of", "simulate"]
+__all__ = ["DENSE", "HOURS", "PROFILES", "YEAR", "Profile", "Violation", "World", "problem_of", "simulate"]
