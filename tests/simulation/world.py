@@ -43,7 +43,7 @@ from ray_app.storage import records
 from tests.simulation import checks
 from tests.simulation.loop import PROCESS, Process, VirtualLoop
 from tests.simulation.statements import plain_statements
-from tests.simulation.store import Archive, Database, Leases, Ledger, Store, offering
+from tests.simulation.store import Archive, Database, Leases, Ledger, Store, filing, offering
 from tests.simulation.upstream import MISDEEDS, Market, Misdeed, Upstream
 
 #: 2026-11-30T20:00:00Z: a month ends during most runs
@@ -86,6 +86,8 @@ class Profile:
     faults: tuple[int, int]
     outages: float = 0.3
     page: int = 300
+    monthly: tuple[int, ...] = (30, 60, 10_000)  # credits
+    start_ms: int = START_MS
     settings: tuple[tuple[str, Any], ...] = ()
     #: which collectors run: one of these
     collectors: tuple[tuple[str, ...], ...] = (_PRICES, _PRICES, _CANDLES, _PRICES + _CANDLES)
@@ -100,6 +102,8 @@ DENSE = Profile(
     (5, 12),
     outages=0.1,
     page=24,
+    monthly=(6, 15, 10_000),
+    start_ms=START_MS + 195 * 60_000,  # a month ends during half of them
     collectors=(*[_PRICES] * 3, *[_CANDLES] * 2, _PRICES + _CANDLES),
 )
 HOURS = Profile("hours", (150.0, 300.0), 2.0, 12.0, (3, 9))
@@ -180,7 +184,7 @@ class World:
         self.scale = self.rng.choice(profile.scales)
         self.violation: Violation | None = None
         self.loop = VirtualLoop(self._strike, self._thread)
-        self.start_ms = START_MS + self.rng.randrange(12) * SLOT_MS + self.rng.randrange(SLOT_MS)
+        self.start_ms = profile.start_ms + self.rng.randrange(12) * SLOT_MS + self.rng.randrange(SLOT_MS)
         self.set_ms = 0  # by how much the machine's clock was set
         self.set_back_ms = 0  # the furthest it was set back at once
         self.troubled = True
@@ -190,7 +194,7 @@ class World:
         self.away: list[tuple[float, float, float]] = []  # database: from, until, share of transactions
         self.full: list[tuple[float, float]] = []  # disk
         self.slow: list[tuple[float, float]] = []  # threads
-        plan = (self.rng.choice((30, 60, 10_000)), self.rng.choice((1, 2, 10)))
+        plan = (self.rng.choice(profile.monthly), self.rng.choice((1, 2, 10)))
         names = ("coingecko_monthly_limit", "coingecko_requests_per_minute")
         self.settings = _settings((*profile.settings, *zip(names, plan, strict=True)))
         self.accounts = build_upstreams(self.settings)
@@ -202,7 +206,6 @@ class World:
             market, list(ASSETS), self.loop, self.rng, self.node_ms, limits_of(self.accounts), self.broken
         )
         self.store = Store(ASSETS, self.loop.time, self._database_fault, self.broken, self.node_ms, plain=plain)
-        self.archived: dict[str, list[Any]] = {}
         self.ledger = Ledger(self._database_fault, self._paused)
         self.pauses: dict[str, list[tuple[float, int]]] = {}
         self.ring: EventRing | None = None
@@ -257,6 +260,13 @@ class World:
         if process.alive:
             process.alive = False
             self.say(f"kills {process.name}")
+
+    def _kill_soon(self, process: Process) -> None:
+        """What a supervisor asks for: it may take a while, and the successor may be quicker."""
+        if self.troubled and self.rng.random() < 0.3:
+            self.outside(self.rng.random() * 4.0, lambda: self.kill(process))
+        else:
+            self.kill(process)
 
     def stop(self, process: Process, seconds: float) -> None:
         """SIGSTOP, and SIGCONT later."""
@@ -329,7 +339,7 @@ class World:
         children: dict[str, NodeProcess] = {}
         orphans = [p for p in self.processes if p.kind == "collector" and p.name.startswith(f"{cluster}/")]
         for orphan in orphans:
-            self.kill(orphan)
+            self._kill_soon(orphan)
         while True:
             for name, watch in watches.items():
                 child, now = children.get(name), self.loop.time()
@@ -343,7 +353,7 @@ class World:
                 elif child.stopped:
                     if watch.silent():
                         watch.ended(now, "hung")
-                        self.kill(children.pop(name))
+                        self._kill_soon(children.pop(name))
                 else:
                     watch.answered(now)
             await asyncio.sleep(LOOK_EVERY_S if not any(w.unanswered for w in watches.values()) else ANSWER_S)
@@ -362,16 +372,15 @@ class World:
             try:
                 await runner.run()
             finally:
-                process.alive = False
+                process.alive = self.over  # then its other tasks are still to end
 
         return self.spawn(f"{cluster}/{name}", "collector", main, name)
 
     async def _runtime(self, process: NodeProcess, name: str, clock: Clock) -> Runtime:
         """As Runtime.open, with the model in the place of what lies outside."""
         db: Any = Database(self.store, fenced=name)
-        archive: Any = Archive(
-            self.archived, f"{name}.{process.name.replace('/', '-').replace('#', '-')}", self._full, self.asked.archived
-        )
+        writer = f"{name}.{process.name.replace('/', '-').replace('#', '-')}"
+        archive: Any = Archive(self.store.disk, writer, self._full, self.asked.archived)
 
         def ready() -> tuple[AssetRegistry, tuple[int, int]]:
             with db.read() as conn:
@@ -381,7 +390,7 @@ class World:
         budgets = BudgetAuthority(
             self.ledger, clock, limits_of(self.accounts), request_timeout_s=self.settings.api_timeout_s
         )
-        leases = Leases(Database(self.store))  # type: ignore[arg-type]
+        leases = Leases(self.store)
         ingestor = Ingestor(db, archive, leases, clock, name, lambda: assets, self)
 
         async def keep(attempt: Any) -> None:
@@ -470,6 +479,8 @@ class World:
             if answer is None:
                 self.asked.failed(request)
         self.say(f"gets {answer[0]} {answer[2][:60]!r}")
+        if answer[0] != 200:  # a refusal holds no slots, whatever becomes of it
+            self.asked.failed(request)
         if answer[0] == 429 and not self.away and not self.slow:
             until = self.node_ms() + 1_000 * int(answer[1]["retry-after"])
             lease = process.acquired_s  # type: ignore[union-attr]
@@ -541,6 +552,7 @@ class World:
             )
             if kind == "upstream":
                 account, what = rng.choice(list(self.accounts)), rng.choice(MISDEEDS)
+                at = at if rng.random() < 0.7 else 0.0  # a first start asks for most
                 self.upstream.misdeeds.append(Misdeed(what, account, at, at + length, rng.choice((0.3, 1.0))))
             elif kind == "database":
                 self.away.append((at, at + length, rng.choice((0.2, 1.0))))
@@ -579,16 +591,23 @@ class World:
 
     def _deliver_again(self) -> None:
         """Old answers come once more, in any order, as of ``crypto-data reprocess`` or of another process."""
-        kept = [pair for segment in self.archived.values() for pair in segment]
+        kept = [pair for segment in self.store.disk.records.values() for pair in segment]
+        together = self.rng.random() < 0.5
+        items = []
         for at, exchange in self.rng.sample(kept, min(len(kept), 20)):
             if self.rng.random() < 0.5:  # the same answer, fetched a second before or after
+                if together:
+                    items.append(self._item(at, exchange))
                 fetched_at = exchange.fetched_at + self.rng.choice((-1_000, 1_000))
                 exchange = replace(exchange, fetched_at=fetched_at)  # noqa: PLW2901
                 at = replace(at, fetch_id=fetched_at << 20)  # noqa: PLW2901
-            found = digest(exchange, at, self.registry)
-            item = store_module.Item(at, "reprocess", exchange, found)
+            items.append(self._item(at, exchange))
+        for some in [items] if together else [[item] for item in items]:
             with contextlib.suppress(StorageError):
-                self.store.run(lambda conn, item=item: store_module.write_values(conn, [item]), fenced=None)
+                self.store.run(lambda conn, some=some: store_module.write_values(conn, some), fenced=None)
+
+    def _item(self, at: Any, exchange: Exchange) -> store_module.Item:
+        return store_module.Item(at, "reprocess", exchange, digest(exchange, at, self.registry))
 
     def _look_after(self) -> None:
         """What nobody inside restarts: Serve replaces supervisors, the supervisor the bus, consumers themselves."""
@@ -622,7 +641,7 @@ class World:
     def run(self) -> World:
         """Live it. Raises Violation."""
         statements = plain_statements(self.store.raw) if self._plain else nullcontext()
-        with _quiet(), _noted(self.store), _paged(self.profile.page), statements:
+        with _quiet(), statements, _noted(self.store), _paged(self.profile.page):
             try:
                 self.start()
                 self.schedule_faults()
@@ -695,12 +714,13 @@ def _paged(bars: int) -> Iterator[None]:
 
 @contextmanager
 def _noted(store: Store) -> Iterator[None]:
-    before = store_module.guarded_upsert
+    before = store_module.guarded_upsert, records.add_fetches
     store_module.guarded_upsert = offering(store)  # type: ignore[assignment]
+    records.add_fetches = filing(store, records.add_fetches)
     try:
         yield
     finally:
-        store_module.guarded_upsert = before
+        store_module.guarded_upsert, records.add_fetches = before
 
 
 def simulate(
