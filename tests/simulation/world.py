@@ -99,10 +99,10 @@ DENSE = Profile(
     (60.0, 120.0, 240.0),
     0.5,
     12.0,
-    (5, 12),
+    (8, 20),
     outages=0.1,
     page=24,
-    monthly=(6, 15, 10_000),
+    monthly=(8, 10_000, 10_000),
     start_ms=START_MS + 195 * 60_000,  # a month ends during half of them
     collectors=(*[_PRICES] * 3, *[_CANDLES] * 2, _PRICES + _CANDLES),
 )
@@ -186,7 +186,7 @@ class World:
         self.loop = VirtualLoop(self._strike, self._thread)
         self.start_ms = profile.start_ms + self.rng.randrange(12) * SLOT_MS + self.rng.randrange(SLOT_MS)
         self.set_ms = 0  # by how much the machine's clock was set
-        self.set_back_ms = 0  # the furthest it was set back at once
+        self.set_back_ms = 0  # by how much, in all
         self.troubled = True
         self.well_since_ms = 0  # by the machine's clock
         self.acting: dict[str, tuple[NodeProcess, int]] = {}
@@ -531,7 +531,7 @@ class World:
         rng = self.rng
         for _ in range(rng.randint(*self.profile.faults)):
             at = rng.random() * self.troubled_s
-            length = rng.choice((0.3, 2.0, 8.0, 20.0))
+            length = rng.choice((0.3, 2.0, 8.0, 13.0, 20.0))  # wall seconds; a lease lasts ten
             kind = rng.choice(
                 (
                     "strike",
@@ -570,7 +570,7 @@ class World:
         if kind == "clock":
             by = self.rng.choice((-600_000, -2_000, 1_500, 400_000))
             self.set_ms += by
-            self.set_back_ms = max(self.set_back_ms, -by)
+            self.set_back_ms += max(-by, 0)
             self.asked.clock_was_set()
             if by > 0:
                 self.upstream.forget_windows()
