@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -126,17 +125,6 @@ def what_a_dead_process_archived_is_not_recovered(patch: Patch) -> None:
     patch.setattr(Ingestor, "recover", nothing)
 
 
-def what_stands_in_line_is_not_waited_for(patch: Patch) -> None:
-    """Who is given the lease again asks for what it was about to commit when it lost it."""
-
-    def kept(_: Any) -> Any:
-        done = asyncio.get_running_loop().create_future()
-        done.set_result(None)
-        return done
-
-    patch.setattr(Ingestor, "_promise", kept)
-
-
 def commits_do_not_wait_for_the_disk(patch: Patch) -> None:
     patch.setattr(Archive, "sync", lambda *_: None)
 
@@ -232,7 +220,6 @@ MUTATIONS: list[tuple[Callable[[Patch], None], str, bool]] = [
     (what_is_stored_is_not_looked_at, "once", True),
     (stored_bars_are_asked_for_again, "once", True),
     (what_a_dead_process_archived_is_not_recovered, "once", True),
-    (what_stands_in_line_is_not_waited_for, "once", True),
     (commits_do_not_wait_for_the_disk, "archive", True),
     (prices_make_no_events, "outbox", True),
     (repaired_prices_are_news, "outbox", False),
@@ -248,7 +235,16 @@ MUTATIONS: list[tuple[Callable[[Patch], None], str, bool]] = [
 
 
 #: a seed that is known to miss it, where that takes rare circumstances
-FIRST = {numbers_are_given_before_the_commit: 42, pauses_are_not_ordered: 41}
+FIRST = {
+    a_lease_keeps_its_token: 45,
+    pauses_are_not_ordered: 30,
+    a_pause_stays_with_who_was_told: 30,
+    loans_never_end: 592,
+    credits_are_given_back_twice: 89,
+    what_a_dead_process_archived_is_not_recovered: 5,
+    numbers_are_given_before_the_commit: 11,
+    an_absent_bar_is_believed_at_once: 61,
+}
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from tests.simulation.loop import VirtualLoop
 
 MINUTE_MS = 60_000
 #: what an upstream may do in a fault's window
-MISDEEDS = ("503", "hangs", "lost", "429", "429", "cut short", "cut short", "no json", "late", "leaves out")
+MISDEEDS = ("503", "hangs", "lost", "429", "429", "cut short", "no json", "late", "leaves out")
 Answer = tuple[int, dict[str, str], bytes]
 
 

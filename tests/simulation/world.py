@@ -99,10 +99,10 @@ DENSE = Profile(
     (60.0, 120.0, 240.0),
     0.5,
     12.0,
-    (8, 20),
+    (5, 12),
     outages=0.1,
     page=24,
-    monthly=(8, 10_000, 10_000),
+    monthly=(6, 15, 10_000),
     start_ms=START_MS + 195 * 60_000,  # a month ends during half of them
     collectors=(*[_PRICES] * 3, *[_CANDLES] * 2, _PRICES + _CANDLES),
 )
@@ -531,7 +531,7 @@ class World:
         rng = self.rng
         for _ in range(rng.randint(*self.profile.faults)):
             at = rng.random() * self.troubled_s
-            length = rng.choice((0.3, 2.0, 8.0, 13.0, 20.0))  # wall seconds; a lease lasts ten
+            length = rng.choice((0.3, 2.0, 8.0, 20.0))  # wall seconds; a lease lasts ten
             kind = rng.choice(
                 (
                     "strike",
@@ -596,11 +596,11 @@ class World:
         items = []
         for at, exchange in self.rng.sample(kept, min(len(kept), 20)):
             if self.rng.random() < 0.5:  # the same answer, fetched a second before or after
-                if together:
-                    items.append(self._item(at, exchange))
                 fetched_at = exchange.fetched_at + self.rng.choice((-1_000, 1_000))
-                exchange = replace(exchange, fetched_at=fetched_at)  # noqa: PLW2901
-                at = replace(at, fetch_id=fetched_at << 20)  # noqa: PLW2901
+                other = replace(at, fetch_id=fetched_at << 20)
+                items.append(self._item(other, replace(exchange, fetched_at=fetched_at)))
+                if not together:
+                    continue
             items.append(self._item(at, exchange))
         for some in [items] if together else [[item] for item in items]:
             with contextlib.suppress(StorageError):
