@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import Connection
@@ -141,8 +142,9 @@ def to_json(tiers: Sequence[Tier]) -> str:
     )
 
 
+@lru_cache(maxsize=64)
 def from_json(dataset: str, definition: str) -> tuple[Tier, ...]:
-    """The tiers of a stored definition."""
+    """The tiers of a stored definition; every look at the ledger reads the same few again."""
     return tuple(
         Tier(
             Schedule(dataset, int(tier["interval_s"]), float(tier["grace_s"]), float(tier["jitter_s"])),
@@ -225,5 +227,5 @@ def candle_tiers(interval_s: int, settings: Settings, now: int) -> list[Tier]:
     grace_s, jitter_s = _CANDLE_DELAY[interval_s]
     schedule = Schedule(CANDLES[interval_s], interval_s, grace_s, jitter_s)
     days = {3_600: settings.history_hourly_days, 86_400: settings.history_daily_days}.get(interval_s, 0)
-    back_ms = days * DAY_MS if interval_s > 300 else 24 * HOUR_MS
+    back_ms = days * DAY_MS if interval_s > 300 else LIVE_INTERVALS * schedule.interval_ms - HOUR_MS
     return [Tier(schedule, schedule.slot_of(now - back_ms), None)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +18,7 @@ from ray_app.collection.schedule import ScheduleVersion
 Slots = Sequence[int] | npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class SlotRange:
+class SlotRange(NamedTuple):
     """Slots from ``start`` up to but not including ``end`` (ms)."""
 
     start: int
@@ -43,13 +43,19 @@ class Expected:
 
 def normal(ranges: Iterable[SlotRange]) -> list[SlotRange]:
     """The same slots as a normal list."""
+    parts = [part for part in ranges if part.start < part.end]
+    if len(parts) < 2:
+        return parts
+    parts.sort()
     merged: list[SlotRange] = []
-    for part in sorted(r for r in ranges if r.start < r.end):
-        if merged and part.start <= merged[-1].end:
-            if part.end > merged[-1].end:
-                merged[-1] = SlotRange(merged[-1].start, part.end)
-        else:
-            merged.append(part)
+    start, end = parts[0]
+    for part in parts:
+        if part.start > end:
+            merged.append(SlotRange(start, end))
+            start, end = part
+        elif part.end > end:
+            end = part.end
+    merged.append(SlotRange(start, end))
     return merged
 
 

@@ -9,7 +9,7 @@ was seen, how it ended, and why it cannot be filled. A range is ``owed``, then `
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
@@ -146,10 +146,10 @@ def settle(
         kept += _parts(entry, outside)
         if entry.state == OWED:
             kept += _parts(entry, intersect(inside, owing))
-            kept += _parts(replace(entry, state=REPAIRED, updated_at=now), intersect(inside, stored))
+            kept += _parts(entry._replace(state=REPAIRED, updated_at=now), intersect(inside, stored))
         elif entry.state in SETTLED:
             filled = intersect(inside, stored)
-            kept += _parts(replace(entry, state=REPAIRED, reason=None, updated_at=now), filled)
+            kept += _parts(entry._replace(state=REPAIRED, reason=None, updated_at=now), filled)
             kept += _parts(entry, difference(inside, filled))
         else:
             kept += _parts(entry, difference(inside, owing))
@@ -175,14 +175,14 @@ def overlay(
         whole = [SlotRange(entry.start, entry.end)]
         kept += _parts(entry, difference(whole, ranges))
         known = intersect(whole, rest)
-        marked += _parts(replace(entry, state=state, reason=reason, updated_at=now), known)
+        marked += _parts(entry._replace(state=state, reason=reason, updated_at=now), known)
         rest = difference(rest, known)
     fresh = LedgerEntry(dataset, asset_id, 0, 0, state, reason, now, now)
     return _coalesced([*kept, *marked, *_parts(fresh, rest)])
 
 
 def _parts(entry: LedgerEntry, ranges: Iterable[SlotRange]) -> list[LedgerEntry]:
-    return [replace(entry, start=part.start, end=part.end) for part in ranges]
+    return [entry._replace(start=part.start, end=part.end) for part in ranges]
 
 
 def _coalesced(entries: Iterable[LedgerEntry]) -> list[LedgerEntry]:
@@ -190,8 +190,7 @@ def _coalesced(entries: Iterable[LedgerEntry]) -> list[LedgerEntry]:
     for entry in sorted(entries, key=lambda e: e.start):
         last = merged[-1] if merged else None
         if last is not None and (last.end, last.state, last.reason) == (entry.start, entry.state, entry.reason):
-            merged[-1] = replace(
-                last,
+            merged[-1] = last._replace(
                 end=entry.end,
                 detected_at=min(last.detected_at, entry.detected_at),
                 updated_at=max(last.updated_at, entry.updated_at),

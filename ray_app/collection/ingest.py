@@ -326,8 +326,11 @@ class Ingestor:
     async def recover(self, since_ms: int | None = None) -> int:
         """Ingest what this collector archived but never committed (a crash, a long outage); how many answers.
 
-        ``since_ms``: where to begin; default: an hour before the last commit of this collector.
+        What stands in line already, from an earlier hold of the lease, is committed too when this returns: whoever
+        looks for missing slots next finds it stored. ``since_ms``: where to begin; default: an hour before the last
+        commit of this collector.
         """
+        standing = [self._promise(pending) for pending in self._queue]
         left_since, self._left_since = self._left_since, None  # whatever is left from now on asks for another look
         lost = await asyncio.to_thread(recovery.lost, self.db, self.archive, self.collector, since_ms, left_since)
         recovered = 0
@@ -336,9 +339,19 @@ class Ingestor:
             recovered += len(waiting)
             if waiting:
                 await asyncio.wait(waiting)
+        if standing:
+            await asyncio.wait(standing)
         if recovered:
             log.info("%s: %d archived answers ingested that had not been committed", self.collector, recovered)
         return recovered
+
+    @staticmethod
+    def _promise(pending: _Pending) -> asyncio.Future[Receipt]:
+        """What tells that the answer has left the line; a new one if its asker was told that the lease was lost."""
+        if pending.done.done():
+            pending.done = asyncio.get_running_loop().create_future()
+            pending.done.add_done_callback(_retrieve)
+        return pending.done
 
     async def _again(self, places: Sequence[recovery.Place]) -> list[_Pending]:
         """Put archived answers in line, but for those that stand there already."""

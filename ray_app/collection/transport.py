@@ -236,7 +236,7 @@ class Transport:
 
     async def _send(self, request: Request, upstream: Upstream, cost: int, priority: Priority) -> Exchange:
         """Send and read one answer, following redirects on the same host; each hop spends budget."""
-        url = httpx.URL(f"{upstream.base_url}/{request.path.lstrip('/')}", params=dict(request.params))
+        url = self._url(request, upstream)
         home = (url.scheme, url.host, url.port)
         for _ in range(MAX_REDIRECTS + 1):
             with await self._permit(request, upstream, cost, priority):
@@ -249,6 +249,9 @@ class Transport:
                     request.endpoint, f"redirected (status {answer.status}) to another host, {url.host!r}; not followed"
                 )
         raise UpstreamRejected(request.endpoint, f"more than {MAX_REDIRECTS} redirects")
+
+    def _url(self, request: Request, upstream: Upstream) -> httpx.URL:
+        return httpx.URL(f"{upstream.base_url}/{request.path.lstrip('/')}", params=dict(request.params))
 
     async def _permit(self, request: Request, upstream: Upstream, cost: int, priority: Priority) -> Permit:
         try:

@@ -6,8 +6,7 @@ A **dataset** is ``prices`` (price_data_real) or ``candles-<seconds>`` (ohlc_dat
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, insert, or_, select
 
@@ -18,8 +17,7 @@ VENUE = "coinbase"
 _IN_LIST = 1_000
 
 
-@dataclass(frozen=True, slots=True)
-class LedgerEntry:
+class LedgerEntry(NamedTuple):
     """One row of ``collection_gaps``. ``reason`` None: it needs none (owed, repaired)."""
 
     dataset: str
@@ -140,10 +138,7 @@ def replace(conn: Connection, old: Iterable[LedgerEntry], new: Iterable[LedgerEn
     if come:
         conn.execute(
             insert(collection_gaps),
-            [
-                {name: getattr(row, name) for name in LedgerEntry.__slots__}
-                for row in sorted(come, key=lambda row: (row.dataset, row.asset_id, row.start))
-            ],
+            [row._asdict() for row in sorted(come, key=lambda row: (row.dataset, row.asset_id, row.start))],
         )
     return len(gone | come)
 

@@ -231,6 +231,29 @@ async def test_an_answer_whose_writing_has_begun_is_committed_although_its_asker
     assert [row["current_price"] for row in rows(runtime.db, tables.price_data_real)] == [90_000.5]
 
 
+async def test_a_holder_that_comes_back_commits_what_stands_in_its_line_before_it_asks_again(runtime, monkeypatch):
+    """A short absence of the database costs the lease; the answer in line is no row yet, and the archive has it."""
+    commits, here = runtime.db.run, asyncio.Event()
+
+    def away(work):
+        if not here.is_set():
+            raise StorageError("away") from OperationalError("away", None, Exception())
+        return commits(work)
+
+    lease = await asyncio.to_thread(runtime.leases.acquire, "crypto-prices", "me", 10.0)
+    runtime.ingestor.lease = lease
+    monkeypatch.setattr(runtime.db, "run", away)
+    await runtime.ingestor.archived(markets(coin("bitcoin", 1.0)))
+    async with asyncio.timeout(10):
+        while runtime.ingestor.state.stalled_by is None:
+            await asyncio.sleep(0.01)
+    runtime.ingestor.lease = None
+    here.set()
+    runtime.ingestor.lease = await asyncio.to_thread(runtime.leases.acquire, "crypto-prices", "me", 10.0)
+    await runtime.ingestor.recover()
+    assert [row["current_price"] for row in rows(runtime.db, tables.price_data_real)] == [1.0]
+
+
 async def test_recovering_again_changes_nothing(runtime):
     async with holding(runtime, "crypto-prices", "me"):
         await runtime.ingestor.ingest(markets(coin("bitcoin", 1.0)))

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterable
 
-from tests.simulation.world import HOURS, PROFILES, Profile, Violation, problem_of, simulate
+from tests.simulation.world import DENSE, PROFILES, Profile, Violation, problem_of, simulate
 
 
 def _replay(seed: int, profile: Profile, steps: bool) -> int:
@@ -45,7 +45,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, metavar="N", help="live N seeds")
     parser.add_argument("--first", type=int, default=0, metavar="SEED", help="the first of them")
     parser.add_argument("--processes", type=int, default=multiprocessing.cpu_count())
-    parser.add_argument("--profile", choices=sorted(PROFILES), default=HOURS.name)
+    parser.add_argument("--profile", choices=sorted(PROFILES), default=DENSE.name)
     given = parser.parse_args()
     profile = PROFILES[given.profile]
     if given.seeds is not None:

@@ -14,7 +14,7 @@ import orjson
 from ray_app.collection import datasets
 from ray_app.collection.collectors.base import TOLERANCE_MS
 from ray_app.collection.collectors.prices import EVENTS_KEPT_MS
-from ray_app.collection.datasets import CANDLES, LIVE_INTERVALS, PRICES
+from ray_app.collection.datasets import CANDLES, PRICES
 from ray_app.serving.feed import Gap, OutboxFeed
 from ray_app.sources.base import Exchange, Request
 from tests.simulation.loop import PROCESS, Process
@@ -282,8 +282,10 @@ def _unsettled(world: World, dataset_step: tuple[str, int]) -> str | None:
     for key, (state, _) in ledger.items():
         if state == "owed" and key in stored:
             return f"gaps: {key} of {dataset} is stored, and the ledger calls it owed"
-    last = now - TOLERANCE_MS - 2 * step_ms - LOOK_SLACK_MS
-    first = start if dataset == PRICES else max(start, now - LIVE_INTERVALS * step_ms)
+    lag = 0 if dataset == PRICES else step_ms
+    # whatever was due while there were faults, and what is due long since
+    last = max(now - TOLERANCE_MS - 2 * step_ms - LOOK_SLACK_MS, world.well_since_ms - lag - TOLERANCE_MS)
+    first = start if dataset == PRICES else max(start, now - datasets.LIVE_INTERVALS * step_ms)
     for asset in world.upstream.assets:
         if not _owing(world, dataset, asset):
             continue

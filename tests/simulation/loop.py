@@ -11,6 +11,7 @@ import asyncio
 import contextvars
 import heapq
 import itertools
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,7 +28,11 @@ class Process:
     stopped: bool = False
     steps_left: int | None = None
     backlog: list[asyncio.Handle] = field(default_factory=list)
-    tasks: list[asyncio.Task[Any]] = field(default_factory=list)
+
+    @property
+    def idle(self) -> bool:
+        """Whether it runs no steps now."""
+        return self.stopped or not self.alive
 
 
 class _Task(asyncio.Task):  # type: ignore[type-arg]
@@ -55,7 +60,9 @@ class VirtualLoop(asyncio.AbstractEventLoop):
 
     def __init__(self, on_step: Callable[[Process], None], on_thread: Callable[..., None]) -> None:
         self._now = 0.0
-        self._heap: list[tuple[float, int, asyncio.Handle]] = []
+        self._heap: list[tuple[float, int, asyncio.Handle]] = []  # timers: when, number, what
+        self._ready: deque[asyncio.Handle] = deque()
+        self._halted = False
         self._numbers = itertools.count()
         self._on_step, self._on_thread = on_step, on_thread
         self._over = False
@@ -65,42 +72,53 @@ class VirtualLoop(asyncio.AbstractEventLoop):
 
     # --- running ---
 
-    def run(self, until_s: float, goal: Callable[[], bool] = lambda: False) -> None:
-        """Run what is due until virtual second ``until_s`` or until ``goal`` (asked after every callback)."""
-        heap = self._heap
+    def run(self, until_s: float) -> None:
+        """Run what is due until virtual second ``until_s``, or until a callback calls :meth:`halt`."""
+        heap, ready = self._heap, self._ready
+        self._halted = False
         asyncio._set_running_loop(self)
         try:
-            while heap and heap[0][0] <= until_s:
-                when, _, handle = heapq.heappop(heap)
+            while not self._halted:
+                if ready:
+                    handle = ready.popleft()
+                elif heap and heap[0][0] <= until_s:
+                    when, _, handle = heapq.heappop(heap)
+                    self._now = max(self._now, when)
+                else:
+                    self._now = max(self._now, until_s)
+                    return
                 if handle._cancelled:
                     continue
-                self._now = max(self._now, when)
                 process = handle._context.get(PROCESS)
-                if process is not None:
-                    if process.stopped or not process.alive:
-                        process.backlog.append(handle)
-                        continue
-                    if process.steps_left is not None:
-                        process.steps_left -= 1
-                        if process.steps_left < 0:
-                            process.steps_left = None
-                            self._on_step(process)
-                            if process.stopped or not process.alive:
-                                process.backlog.append(handle)
-                                continue
+                if (
+                    process is not None
+                    and (not process.alive or process.stopped or process.steps_left is not None)
+                    and self._waits(process)
+                ):
+                    process.backlog.append(handle)
+                    continue
                 self.steps += 1
                 handle._run()
-                if goal():
-                    return
-            self._now = max(self._now, until_s)
         finally:
             asyncio._set_running_loop(None)
+
+    def _waits(self, process: Process) -> bool:
+        """Whether the process does not run its next step, maybe because it is struck just now."""
+        if not process.idle and process.steps_left is not None:
+            process.steps_left -= 1
+            if process.steps_left < 0:
+                process.steps_left = None
+                self._on_step(process)
+        return process.idle
+
+    def halt(self) -> None:
+        """Let :meth:`run` return after this callback."""
+        self._halted = True
 
     def go_on(self, process: Process) -> None:
         """A stopped process runs again, beginning with what has piled up."""
         process.stopped = False
-        for handle in process.backlog:
-            heapq.heappush(self._heap, (self._now, next(self._numbers), handle))
+        self._ready += process.backlog
         process.backlog.clear()
 
     def end(self, processes: Iterable[Process]) -> None:
@@ -117,11 +135,22 @@ class VirtualLoop(asyncio.AbstractEventLoop):
                 break
             for task in self.tasks:
                 task.cancel()
-            self.run(self._now + 100.0, lambda: all(task.done() for task in self.tasks))
+            waiting = len(self.tasks)
+
+            def one_less(_: Any) -> None:
+                nonlocal waiting
+                waiting -= 1
+                if not waiting:
+                    self.halt()
+
+            for task in self.tasks:
+                task.add_done_callback(one_less)
+            self.run(self._now + 100.0)
         self._over = True
         for task in self.tasks:
             task._log_destroy_pending = False  # type: ignore[attr-defined]
         self._heap.clear()
+        self._ready.clear()
 
     # --- what asyncio asks of a loop ---
 
@@ -131,7 +160,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
     def call_soon(self, callback: Any, *args: Any, context: Any = None) -> asyncio.Handle:
         handle = asyncio.Handle(callback, args, self, context)
         if not self._over:
-            heapq.heappush(self._heap, (self._now, next(self._numbers), handle))
+            self._ready.append(handle)
         return handle
 
     call_soon_threadsafe = call_soon

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from ray_app.collection import lease, store
@@ -17,7 +18,7 @@ from ray_app.storage import ledger, outbox, queries, records
 from ray_app.storage.ledger import LedgerEntry
 from ray_app.storage.tables import fetches
 
-_ENTRY = LedgerEntry.__slots__
+_ENTRY = LedgerEntry._fields
 _ENTRY_COLUMNS = ", ".join(f'"{name}"' for name in _ENTRY)
 _FETCH = [column.name for column in fetches.columns]
 
@@ -71,18 +72,15 @@ class Plain:
                 f"AND venue = 'coinbase' AND interval_s = {int(dataset.removeprefix('candles-'))} ORDER BY open_time"
             )
         for asset_id in asset_ids:
-            ranges: list[tuple[int, int]] = []
-            low = high = -1
-            for (slot,) in self._all(sql, (asset_id, start, end)):
-                if slot % step:
+            slots = [slot for (slot,) in self._all(sql, (asset_id, start, end)).fetchall() if not slot % step]
+            if slots:
+                first, last = slots[0], slots[-1] + step
+                if last - first == step * len(slots):
+                    found[asset_id] = [(first, last)]
                     continue
-                if slot != high:
-                    if high >= 0:
-                        ranges.append((low, high))
-                    low = slot
-                high = slot + step
-            if high >= 0:
-                found[asset_id] = [*ranges, (low, high)]
+                holes = [(at + step, then) for at, then in pairwise(slots) if then - at != step]
+                edges = [first, *(edge for hole in holes for edge in hole), last]
+                found[asset_id] = list(zip(edges[::2], edges[1::2], strict=True))
         return found
 
     def entries(
@@ -133,6 +131,20 @@ class Plain:
         return len(before ^ after)
 
     # --- records.py ---
+
+    def shapes(self, _: Any, sources: Sequence[str], *, lock: bool = False) -> dict[str, str]:
+        found = {}
+        for source in sources:
+            shape = self._one("SELECT shape FROM endpoint_shapes WHERE source = ?", source)
+            if shape is None and lock:
+                self._all("INSERT INTO endpoint_shapes (source, shape, updated_at) VALUES (?, '', 0)", (source,))
+            elif shape:
+                found[source] = shape
+        return found
+
+    def save_shape(self, _: Any, source: str, shape: str, updated_at: int) -> None:
+        sql = "UPDATE endpoint_shapes SET shape = ?, updated_at = ? WHERE source = ?"
+        self._all(sql, (shape, updated_at, source))
 
     def known_fetches(self, _: Any, fetch_ids: Sequence[int]) -> set[int]:
         return {one for one in fetch_ids if self._one("SELECT 1 FROM fetches WHERE fetch_id = ?", one)}
@@ -248,7 +260,14 @@ def plain_statements(raw: sqlite3.Connection) -> Iterator[None]:
         ),
         *(
             (records, name, getattr(plain, name))
-            for name in ("saw_event", "last_success", "schedule_versions", "registry_generation")
+            for name in (
+                "saw_event",
+                "last_success",
+                "schedule_versions",
+                "registry_generation",
+                "shapes",
+                "save_shape",
+            )
         ),
     ]
     before = [(module, name, getattr(module, name)) for module, name, _ in places]

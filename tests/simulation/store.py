@@ -7,13 +7,16 @@ strike before it, instead of its commit, or after its commit. Every commit is ch
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, TypeVar
 
+import orjson
 from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import StaticPool
@@ -25,7 +28,7 @@ from ray_app.collection.budget_ledger import MemoryLedger
 from ray_app.collection.lease import Lease, LeaseKeeper
 from ray_app.errors import ArchiveError, StorageError
 from ray_app.sources.base import Exchange
-from ray_app.storage import registry, upsert
+from ray_app.storage import queries, registry, upsert
 from ray_app.storage.tables import metadata, ohlc_data, price_data_real
 from tests.simulation.loop import PROCESS
 
@@ -37,8 +40,12 @@ EPOCH_MS = 1_700_000_000_000
 
 @cache
 def _shared() -> tuple[Engine, sqlite3.Connection]:
-    """One engine for all runs of this process: its statements are compiled once."""
-    raw = sqlite3.connect(":memory:", check_same_thread=False)
+    """One engine for all runs of this process: its statements are compiled once.
+
+    Whatever is loaded by now stays: the collector of garbage need not look at it in every life.
+    """
+    gc.freeze()
+    raw = sqlite3.connect(":memory:", check_same_thread=False, cached_statements=512)
     raw.create_function("julianday", 1, lambda _: 2440587.5 + (EPOCH_MS + _CLOCK[0]() * 1_000) / 86_400_000)
     engine = create_engine("sqlite://", creator=lambda: raw, poolclass=StaticPool)
     return engine, raw
@@ -62,6 +69,26 @@ def _away(message: str) -> StorageError:
     return error
 
 
+class _Dialect:
+    name = "sqlite"
+
+
+class _Plain:
+    """A connection of SQLAlchemy whose plain statements go to the driver at once."""
+
+    dialect = _Dialect()
+
+    def __init__(self, raw: sqlite3.Connection, alchemy: Connection) -> None:
+        self._raw, self.execute = raw, alchemy.execute
+
+    def exec_driver_sql(self, statement: str, values: Any) -> sqlite3.Cursor:
+        return (
+            self._raw.executemany(statement, values)
+            if isinstance(values, list)
+            else self._raw.execute(statement, values)
+        )
+
+
 class Store:
     """The database. ``fault()`` says what strikes the next transaction: "", "before", "instead" or "after"."""
 
@@ -72,21 +99,29 @@ class Store:
         fault: Callable[[], str],
         broken: Callable[[str, str], None],
         node_ms: Callable[[], int],
+        *,
+        plain: bool = True,
     ) -> None:
         self.node_ms = node_ms
         engine, self.raw = _shared()
         _CLOCK[0] = clock
         self.raw.deserialize(_template(assets))
-        self.conn: Connection = engine.connect()
+        self._alchemy: Connection = engine.connect()
+        self.conn: Any = _Plain(self.raw, self._alchemy) if plain else self._alchemy
         self.fault, self.broken = fault, broken
         self.events: list[bytes] = []  # the outbox as committed
         self.committed_at: list[int] = []  # node ms, of each
-        self.delivered: dict[tuple[Any, ...], tuple[tuple[Any, ...], float]] = {}  # key: highest write ever committed
+        # by key: order and value of the highest write ever committed, and the known_at that goes with it
+        self.delivered: dict[tuple[Any, ...], tuple[tuple[Any, ...], float, int]] = {}
         self.offered: list[tuple[str, dict[str, Any]]] = []  # by the transaction that runs
+        self.filed: list[dict[str, Any]] = []  # rows of fetches, by the transaction that runs
+        self.disk = Disk()
+        self.newest: dict[str, Any] = {}  # lease: the process that was last given it
+        self.told: dict[int, int] = {}  # asset: slot of its last event
         self.commits = 0
 
     def close(self) -> None:
-        self.conn.close()
+        self._alchemy.close()
 
     # --- transactions ---
 
@@ -96,6 +131,7 @@ class Store:
         if fault == "before":
             raise _away("is away")
         self.offered.clear()
+        self.filed.clear()
         changes = self.raw.total_changes
         try:
             result = work(self.conn)
@@ -104,14 +140,15 @@ class Store:
             if fenced is not None and self.raw.total_changes != changes:
                 self._check_fence(fenced)
         except BaseException:
-            self.conn.rollback()
+            self._end(self._alchemy.rollback)
             self.raw.rollback()
             raise
-        self.conn.commit()
+        self._end(self._alchemy.commit)
         self.raw.commit()
         self.commits += 1
         self._check_writes()
-        self._check_outbox()
+        self._check_archive()
+        self._check_outbox(fenced is not None)
         if fault == "after":
             raise _away("was lost during the commit")
         return result
@@ -123,7 +160,12 @@ class Store:
         try:
             yield self.conn
         finally:
-            self.conn.rollback()
+            self._end(self._alchemy.rollback)
+
+    def _end(self, how: Callable[[], None]) -> None:
+        """Tell SQLAlchemy that the transaction is over, if it knew of one."""
+        if self._alchemy.in_transaction():
+            how()
 
     # --- invariants 1, 2 and 5, after every commit ---
 
@@ -132,14 +174,19 @@ class Store:
         row = self.raw.execute("SELECT holder, token FROM collector_leases WHERE name = ?", (name,)).fetchone()
         if row is None or row[1] not in process.tokens or row[0] != process.holder:
             self.broken("fence", f"{process.name} wrote with tokens {sorted(process.tokens)}, the newest is {row}")
+        elif self.newest[name] is not process:
+            self.broken("fence", f"{process.name} wrote, and {self.newest[name].name} was given the lease since")
 
     def _check_writes(self) -> None:
         touched = {}
         for table, row in self.offered:
             key, order, value = _identity(table, row)
-            held = self.delivered.get(key)
-            if held is None or order > held[0]:
-                self.delivered[key] = order, value
+            known_at, held = row["known_at"], self.delivered.get(key)
+            if held is None:
+                self.delivered[key] = order, value, known_at
+            else:
+                best = (order, value, known_at) if order > held[0] else held
+                self.delivered[key] = *best[:2], min(known_at, held[2]) if table == ohlc_data.name else best[2]
             touched[key] = None
         for key in touched:
             self._check_row(key)
@@ -147,14 +194,25 @@ class Store:
     def _check_row(self, key: tuple[Any, ...]) -> None:
         table, *identity = key
         found = self.raw.execute(_LOOK[table], identity).fetchone()
-        order, value = self.delivered[key]
-        if found is None or tuple(found[:-1]) != order or found[-1] != value:
-            self.broken("writes", f"{key} holds {found}, the highest write delivered is {(*order, value)}")
+        order, value, known_at = self.delivered[key]
+        if found != (*order, value, known_at):
+            self.broken("writes", f"{key} holds {found}, by the writes delivered it is {(*order, value, known_at)}")
 
-    def _check_outbox(self) -> None:
+    def _check_archive(self) -> None:
+        """Whatever is committed is on the disk by then."""
+        for row in self.filed:
+            segment, position = row["segment"], row["position"]
+            if position >= self.disk.synced.get(segment, 0):
+                self.broken(
+                    "archive", f"fetch {row['fetch_id']} is committed; {segment} at {position} is not on the disk"
+                )
+
+    def _check_outbox(self, fenced: bool) -> None:
+        """Dense numbers; and an event of each asset whose newest price changes under a lease, of no other price."""
         head = self.raw.execute("SELECT seq FROM outbox_heads WHERE channel = 'prices'").fetchone()
         known = len(self.events)
         if head is None or head[0] == known:
+            self._check_events([], fenced)
             return
         fresh = self.raw.execute(
             "SELECT seq, body FROM outbox WHERE channel = 'prices' AND seq > ? ORDER BY seq", (known,)
@@ -163,14 +221,46 @@ class Store:
             self.broken("outbox", f"after {known} come {[seq for seq, _ in fresh]}, and the head is {head[0]}")
         self.events += [body for _, body in fresh]
         self.committed_at += [self.node_ms()] * len(fresh)
+        self._check_events([orjson.loads(body) for _, body in fresh], fenced)
+
+    def _check_events(self, events: list[dict[str, Any]], fenced: bool) -> None:
+        told = set()
+        for event in events:
+            key = (event["asset_id"], event["slot"], event["source"])
+            row = self.raw.execute(_EVENT, key).fetchone()
+            if row != (event["event_time"], event["known_at"], event["current_price"]):
+                self.broken("outbox", f"an event of {key} says {event}, stored is {row}")
+            if event["slot"] < self.told.get(event["asset_id"], 0):
+                self.broken("outbox", f"an event of {key} comes after one of {self.told[event['asset_id']]}")
+            self.told[event["asset_id"]] = event["slot"]
+            told.add(key)
+        if not fenced:
+            return  # a rebuild tells nobody
+        written = {}
+        for table, row in self.offered:
+            if table == price_data_real.name:
+                key, order, _ = _identity(table, row)
+                written[key[1:]] = max(order, written.get(key[1:], order))
+        for asset_id in {key[0]: None for key in written}:
+            rows = self.raw.execute(_NEWEST, (asset_id, asset_id)).fetchall()
+            slot, source, *order = min(rows, key=lambda row: queries.SOURCE_PRIORITY.index(row[1]))
+            if written.get((asset_id, slot, source)) == tuple(order) and (asset_id, slot, source) not in told:
+                self.broken("outbox", f"{(asset_id, slot, source)} is stored and the newest, and there is no event")
 
 
 _LOOK = {
-    "price_data_real": "SELECT event_version, fetched_at, parser_version, payload_hash, current_price "
+    "price_data_real": "SELECT event_version, fetched_at, parser_version, payload_hash, current_price, known_at "
     "FROM price_data_real WHERE asset_id = ? AND slot = ? AND source = ?",
-    "ohlc_data": "SELECT event_version, fetched_at, parser_version, payload_hash, close_price FROM ohlc_data "
+    "ohlc_data": "SELECT event_version, fetched_at, parser_version, payload_hash, close_price, known_at FROM ohlc_data "
     "WHERE asset_id = ? AND venue = ? AND interval_s = ? AND open_time = ? AND version = ?",
 }
+_EVENT = (
+    "SELECT event_time, known_at, current_price FROM price_data_real WHERE asset_id = ? AND slot = ? AND source = ?"
+)
+_NEWEST = (
+    "SELECT slot, source, event_version, fetched_at, parser_version, payload_hash FROM price_data_real "
+    "WHERE asset_id = ? AND slot = (SELECT max(slot) FROM price_data_real WHERE asset_id = ?)"
+)
 _ORDER = ("event_version", "fetched_at", "parser_version", "payload_hash")
 
 
@@ -203,7 +293,11 @@ class Database:
 
 
 class Leases(LeaseKeeper):
-    """The node's own; remembers which tokens a process was given."""
+    """The node's own; remembers who was given which token."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(Database(store))  # type: ignore[arg-type]
+        self._store = store
 
     def acquire(self, name: str, holder: str, ttl_s: float) -> Lease | None:
         lease = super().acquire(name, holder, ttl_s)
@@ -211,6 +305,7 @@ class Leases(LeaseKeeper):
             process: Any = PROCESS.get()
             process.tokens.add(lease.token)
             process.acquired_s = _CLOCK[0]()
+            self._store.newest[name] = process
         return lease
 
 
@@ -239,17 +334,23 @@ class Ledger(MemoryLedger):
         return await asyncio.to_thread(work)
 
 
+@dataclass
+class Disk:
+    """What the archives hold: records by segment, and how many of each would outlive a power failure."""
+
+    records: dict[str, list[tuple[ArchivedAt, Exchange]]] = field(default_factory=dict)
+    synced: dict[str, int] = field(default_factory=dict)
+    count: int = 0
+
+
 class Archive:
     """The archive all processes of a machine share; has the face of :class:`ray_app.collection.archive.Archive`."""
 
     def __init__(
-        self,
-        records: dict[str, list[tuple[ArchivedAt, Exchange]]],
-        writer: str,
-        full: Callable[[], bool],
-        safe: Callable[[Exchange, bool], None],
+        self, disk: Disk, writer: str, full: Callable[[], bool], safe: Callable[[Exchange, bool], None]
     ) -> None:
-        self._records, self._writer, self._full, self._safe = records, writer, full, safe
+        self._disk, self._records = disk, disk.records
+        self._writer, self._full, self._safe = writer, full, safe
 
     def append(self, exchange: Exchange, collector: str) -> ArchivedAt:
         if self._full():
@@ -258,7 +359,8 @@ class Archive:
         segment = f"{exchange.request.endpoint}/{from_ms(exchange.fetched_at):%Y%m%dT%H}.{self._writer}.zst"
         held = self._records.setdefault(segment, [])
         digest = hashlib.sha256(exchange.body).hexdigest()
-        number = sum(map(len, self._records.values())) & 0xFFFFF
+        number = self._disk.count & 0xFFFFF
+        self._disk.count += 1
         at = ArchivedAt(exchange.fetched_at << 20 | number, segment, len(held), digest, len(exchange.body))
         held.append((at, exchange))
         self._safe(exchange, True)
@@ -267,6 +369,8 @@ class Archive:
     def sync(self, segments: Iterable[str]) -> None:
         if self._full():
             raise ArchiveError("the disk is full")
+        for segment in segments:
+            self._disk.synced[segment] = len(self._records[segment])
 
     def segments(self, source: str | None = None) -> list[str]:
         return sorted(self._records, key=lambda name: (name.rsplit("/", 1)[1], name))
@@ -279,6 +383,16 @@ class Archive:
 
     def close(self) -> None:
         pass
+
+
+def filing(store: Store, add_fetches: Callable[..., None]) -> Callable[..., None]:
+    """The index of answers, with each row noted before it is written."""
+
+    def noted(conn: Connection, rows: Any) -> None:
+        store.filed += rows
+        add_fetches(conn, rows)
+
+    return noted
 
 
 def offering(store: Store) -> Callable[..., int]:

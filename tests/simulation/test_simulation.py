@@ -1,4 +1,4 @@
-"""Hundreds of lives of the node's core, each with its own faults; see docs/reliability.md for what they prove."""
+"""Thousands of lives of the node's core, each with its own faults; see docs/reliability.md for what they prove."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.simulation.world import HOURS, PROFILES, YEAR, World, problem_of, simulate
+from tests.simulation.world import DENSE, HOURS, PROFILES, YEAR, World, problem_of, simulate
 
-#: what fits a run of the suite on two cores; `python -m tests.simulation --seeds N` lives more
-BLOCKS, SEEDS_PER_BLOCK = 40, 5
+#: 2,000 lives in blocks small enough to be spread evenly; `python -m tests.simulation --seeds N` lives more
+BLOCKS, SEEDS_PER_BLOCK = 200, 10
 
 
 def kept_seeds() -> list[tuple[int, str]]:
@@ -19,7 +19,7 @@ def kept_seeds() -> list[tuple[int, str]]:
     for line in Path(__file__).with_name("seeds.txt").read_text().splitlines():
         words = line.split("#")[0].split()
         if words:
-            named = words[1] if len(words) > 1 and words[1] in PROFILES else HOURS.name
+            named = words[1] if len(words) > 1 and words[1] in PROFILES else DENSE.name
             found.append((int(words[0]), named))
     return found
 
@@ -28,6 +28,12 @@ def kept_seeds() -> list[tuple[int, str]]:
 def test_every_invariant_holds_whatever_happens(block: int):
     for seed in range(block * SEEDS_PER_BLOCK, (block + 1) * SEEDS_PER_BLOCK):
         simulate(seed)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_every_invariant_holds_in_longer_lives(seed: int):
+    """Hours, and a venue whose answers hold a day: what a short life does not reach."""
+    simulate(seed, HOURS)
 
 
 @pytest.mark.parametrize(("seed", "profile"), kept_seeds())
@@ -53,9 +59,9 @@ def test_the_plain_statements_tell_the_same_story(seed: int):
 
 
 def test_lives_are_eventful():
-    """A simulation in which nothing happens proves nothing: this is what a hundred lives contain."""
+    """A simulation in which nothing happens proves nothing: this is what fifty lives contain."""
     told: list[str] = []
-    for seed in range(100):
+    for seed in range(50):
         World(seed, trace=told.append).run()
     text = "\n".join(told)
     for event in (
@@ -72,7 +78,7 @@ def test_lives_are_eventful():
 
 def test_a_failing_seed_says_how_to_replay_it(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("ray_app.collection.lease.LeaseKeeper.assert_held", lambda *_: None)
-    failed = next(problem for seed in range(200) if (problem := problem_of((seed, HOURS.name))) is not None)
+    failed = next(problem for seed in range(200) if (problem := problem_of((seed, DENSE.name))) is not None)
     assert re.fullmatch(r"seed \d+: fence: .* \[replay: python -m tests.simulation \d+ --steps\]", failed)
 
 

@@ -22,11 +22,11 @@ import httpx
 
 from ray_app.assets import Asset, AssetRegistry
 from ray_app.clock import Clock
-from ray_app.collection import budget_rules
+from ray_app.collection import budget_rules, datasets
 from ray_app.collection import store as store_module
 from ray_app.collection.budget import TERM_S, BudgetAuthority
 from ray_app.collection.budget_rules import Limits
-from ray_app.collection.collectors import CandleCollector, PriceCollector
+from ray_app.collection.collectors import CandleCollector, PriceCollector, candles
 from ray_app.collection.digest import digest
 from ray_app.collection.event_bus import EventRing
 from ray_app.collection.ingest import Ingestor
@@ -43,7 +43,7 @@ from ray_app.storage import records
 from tests.simulation import checks
 from tests.simulation.loop import PROCESS, Process, VirtualLoop
 from tests.simulation.statements import plain_statements
-from tests.simulation.store import Archive, Database, Leases, Ledger, Store, offering
+from tests.simulation.store import Archive, Database, Leases, Ledger, Store, filing, offering
 from tests.simulation.upstream import MISDEEDS, Market, Misdeed, Upstream
 
 #: 2026-11-30T20:00:00Z: a month ends during most runs
@@ -63,24 +63,49 @@ class Violation(AssertionError):
     """An invariant does not hold. ``invariant`` is its name."""
 
     def __init__(self, invariant: str, detail: str, seed: int, profile: str) -> None:
-        kind = "" if profile == "hours" else f" --profile {profile}"
+        kind = "" if profile == DENSE.name else f" --profile {profile}"
         super().__init__(f"{invariant}: {detail} [replay: python -m tests.simulation {seed} --steps{kind}]")
         self.invariant = invariant
 
 
+_PRICES, _CANDLES = (PriceCollector.name,), (CandleCollector.name,)
+
+
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """What kind of life. ``troubled_h`` node hours with ``faults`` faults; then none, and at most ``settle_h``."""
+    """What kind of life. ``troubled_h`` node hours with ``faults`` faults; then none, and at most ``settle_h``.
+
+    ``outages``: the share of lives in which every upstream is down for an hour afterwards. ``page``: bars in one
+    answer of the venue.
+    """
 
     name: str
     scales: tuple[float, ...]
     troubled_h: float
     settle_h: float
     faults: tuple[int, int]
+    outages: float = 0.3
+    page: int = 300
+    monthly: tuple[int, ...] = (30, 60, 10_000)  # credits
+    start_ms: int = START_MS
     settings: tuple[tuple[str, Any], ...] = ()
-    collectors: tuple[str, ...] = ()
+    #: which collectors run: one of these
+    collectors: tuple[tuple[str, ...], ...] = (_PRICES, _PRICES, _CANDLES, _PRICES + _CANDLES)
 
 
+#: short and crowded: what most lives are, for they find most in a second of ours
+DENSE = Profile(
+    "dense",
+    (60.0, 120.0, 240.0),
+    0.5,
+    12.0,
+    (5, 12),
+    outages=0.1,
+    page=24,
+    monthly=(6, 15, 10_000),
+    start_ms=START_MS + 195 * 60_000,  # a month ends during half of them
+    collectors=(*[_PRICES] * 3, *[_CANDLES] * 2, _PRICES + _CANDLES),
+)
 HOURS = Profile("hours", (150.0, 300.0), 2.0, 12.0, (3, 9))
 YEAR = Profile(
     "year",
@@ -88,10 +113,10 @@ YEAR = Profile(
     365 * 24.0,
     10 * 24.0,
     (60, 90),
-    (("price_interval_s", 86_400),),
-    (PriceCollector.name,),
+    settings=(("price_interval_s", 86_400),),
+    collectors=(_PRICES,),
 )
-PROFILES = {profile.name: profile for profile in (HOURS, YEAR)}
+PROFILES = {profile.name: profile for profile in (DENSE, HOURS, YEAR)}
 
 
 @cache
@@ -138,10 +163,17 @@ class NodeProcess(Process):
     runner: CollectorRunner | None = None
 
 
+#: where every request seems to go: to build an address takes as long as to answer
+_URL = httpx.URL("http://sim/")
+
+
 class SimTransport(Transport):
     """The node's transport with the wire cut: what httpx would do, the model does."""
 
     world: World
+
+    def _url(self, request: Request, upstream: Account) -> httpx.URL:
+        return _URL
 
     async def _exchange(self, request: Request, upstream: Account, url: httpx.URL) -> tuple[Exchange, httpx.URL | None]:
         status, headers, body = await self.world.sent(request, upstream.account)
@@ -152,23 +184,24 @@ class World:
     """A run. ``trace``: told of each event, one line each."""
 
     def __init__(
-        self, seed: int, profile: Profile = HOURS, trace: Callable[[str], None] | None = None, *, plain: bool = True
+        self, seed: int, profile: Profile = DENSE, trace: Callable[[str], None] | None = None, *, plain: bool = True
     ) -> None:
         self.seed, self.profile, self._trace, self._plain = seed, profile, trace, plain
         self.rng = random.Random(seed)
         self.scale = self.rng.choice(profile.scales)
         self.violation: Violation | None = None
         self.loop = VirtualLoop(self._strike, self._thread)
-        self.start_ms = START_MS + self.rng.randrange(12) * SLOT_MS + self.rng.randrange(SLOT_MS)
+        self.start_ms = profile.start_ms + self.rng.randrange(12) * SLOT_MS + self.rng.randrange(SLOT_MS)
         self.set_ms = 0  # by how much the machine's clock was set
-        self.set_back_ms = 0  # the furthest it was set back at once
+        self.set_back_ms = 0  # by how much, in all
         self.troubled = True
+        self.well_since_ms = 0  # by the machine's clock
         self.acting: dict[str, tuple[NodeProcess, int]] = {}
         self.troubled_s = profile.troubled_h * 3_600 / self.scale
         self.away: list[tuple[float, float, float]] = []  # database: from, until, share of transactions
         self.full: list[tuple[float, float]] = []  # disk
         self.slow: list[tuple[float, float]] = []  # threads
-        plan = (self.rng.choice((30, 60, 10_000)), self.rng.choice((1, 2, 10)))
+        plan = (self.rng.choice(profile.monthly), self.rng.choice((1, 2, 10)))
         names = ("coingecko_monthly_limit", "coingecko_requests_per_minute")
         self.settings = _settings((*profile.settings, *zip(names, plan, strict=True)))
         self.accounts = build_upstreams(self.settings)
@@ -179,8 +212,7 @@ class World:
         self.upstream = Upstream(
             market, list(ASSETS), self.loop, self.rng, self.node_ms, limits_of(self.accounts), self.broken
         )
-        self.store = Store(ASSETS, self.loop.time, self._database_fault, self.broken, self.node_ms)
-        self.archived: dict[str, list[Any]] = {}
+        self.store = Store(ASSETS, self.loop.time, self._database_fault, self.broken, self.node_ms, plain=plain)
         self.ledger = Ledger(self._database_fault, self._paused)
         self.pauses: dict[str, list[tuple[float, int]]] = {}
         self.ring: EventRing | None = None
@@ -189,14 +221,8 @@ class World:
         self.asked = checks.Asked(self)
         self.schedules = checks.Schedules(self)
         self.readers = [checks.Reader(self, number) for number in range(2)]
-        self.collectors = profile.collectors or self.rng.choice(
-            (
-                (PriceCollector.name,),
-                (PriceCollector.name,),
-                (CandleCollector.name,),
-                (PriceCollector.name, CandleCollector.name),
-            )
-        )
+        mix = profile.collectors
+        self.collectors = mix[0] if len(mix) == 1 else self.rng.choice(mix)
         self.registry = AssetRegistry(ASSETS)
         self._outside = contextvars.Context()
         self._stopped_at: dict[Process, float] = {}
@@ -220,6 +246,7 @@ class World:
         """An invariant does not hold: the run ends here."""
         if self.violation is None and not self.over:
             self.violation = Violation(invariant, detail, self.seed, self.profile.name)
+            self.loop.halt()
             self.say(f"VIOLATION {invariant}: {detail}")
 
     # --- processes ---
@@ -241,6 +268,13 @@ class World:
             process.alive = False
             self.say(f"kills {process.name}")
 
+    def _kill_soon(self, process: Process) -> None:
+        """What a supervisor asks for: it may take a while, and the successor may be quicker."""
+        if self.troubled and self.rng.random() < 0.3:
+            self.outside(self.rng.random() * 4.0, lambda: self.kill(process))
+        else:
+            self.kill(process)
+
     def stop(self, process: Process, seconds: float) -> None:
         """SIGSTOP, and SIGCONT later."""
         if process.alive and not process.stopped:
@@ -251,7 +285,8 @@ class World:
 
     def outside(self, seconds: float, call: Callable[[], None]) -> None:
         """Let something happen that no process does."""
-        self.loop.call_later(seconds, call, context=self._outside)
+        if not self.over:
+            self.loop.call_later(seconds, call, context=self._outside)
 
     def _strike(self, process: Process) -> None:
         """The callback the scheduler has been counting down to."""
@@ -311,7 +346,7 @@ class World:
         children: dict[str, NodeProcess] = {}
         orphans = [p for p in self.processes if p.kind == "collector" and p.name.startswith(f"{cluster}/")]
         for orphan in orphans:
-            self.kill(orphan)
+            self._kill_soon(orphan)
         while True:
             for name, watch in watches.items():
                 child, now = children.get(name), self.loop.time()
@@ -325,7 +360,7 @@ class World:
                 elif child.stopped:
                     if watch.silent():
                         watch.ended(now, "hung")
-                        self.kill(children.pop(name))
+                        self._kill_soon(children.pop(name))
                 else:
                     watch.answered(now)
             await asyncio.sleep(LOOK_EVERY_S if not any(w.unanswered for w in watches.values()) else ANSWER_S)
@@ -344,16 +379,15 @@ class World:
             try:
                 await runner.run()
             finally:
-                process.alive = False
+                process.alive = self.over  # then its other tasks are still to end
 
         return self.spawn(f"{cluster}/{name}", "collector", main, name)
 
     async def _runtime(self, process: NodeProcess, name: str, clock: Clock) -> Runtime:
         """As Runtime.open, with the model in the place of what lies outside."""
         db: Any = Database(self.store, fenced=name)
-        archive: Any = Archive(
-            self.archived, f"{name}.{process.name.replace('/', '-').replace('#', '-')}", self._full, self.asked.archived
-        )
+        writer = f"{name}.{process.name.replace('/', '-').replace('#', '-')}"
+        archive: Any = Archive(self.store.disk, writer, self._full, self.asked.archived)
 
         def ready() -> tuple[AssetRegistry, tuple[int, int]]:
             with db.read() as conn:
@@ -363,7 +397,7 @@ class World:
         budgets = BudgetAuthority(
             self.ledger, clock, limits_of(self.accounts), request_timeout_s=self.settings.api_timeout_s
         )
-        leases = Leases(Database(self.store))  # type: ignore[arg-type]
+        leases = Leases(self.store)
         ingestor = Ingestor(db, archive, leases, clock, name, lambda: assets, self)
 
         async def keep(attempt: Any) -> None:
@@ -452,6 +486,8 @@ class World:
             if answer is None:
                 self.asked.failed(request)
         self.say(f"gets {answer[0]} {answer[2][:60]!r}")
+        if answer[0] != 200:  # a refusal holds no slots, whatever becomes of it
+            self.asked.failed(request)
         if answer[0] == 429 and not self.away and not self.slow:
             until = self.node_ms() + 1_000 * int(answer[1]["retry-after"])
             lease = process.acquired_s  # type: ignore[union-attr]
@@ -502,7 +538,7 @@ class World:
         rng = self.rng
         for _ in range(rng.randint(*self.profile.faults)):
             at = rng.random() * self.troubled_s
-            length = rng.choice((0.3, 2.0, 8.0, 20.0))
+            length = rng.choice((0.3, 2.0, 8.0, 20.0))  # wall seconds; a lease lasts ten
             kind = rng.choice(
                 (
                     "strike",
@@ -523,6 +559,7 @@ class World:
             )
             if kind == "upstream":
                 account, what = rng.choice(list(self.accounts)), rng.choice(MISDEEDS)
+                at = at if rng.random() < 0.7 else 0.0  # a first start asks for most
                 self.upstream.misdeeds.append(Misdeed(what, account, at, at + length, rng.choice((0.3, 1.0))))
             elif kind == "database":
                 self.away.append((at, at + length, rng.choice((0.2, 1.0))))
@@ -540,7 +577,7 @@ class World:
         if kind == "clock":
             by = self.rng.choice((-600_000, -2_000, 1_500, 400_000))
             self.set_ms += by
-            self.set_back_ms = max(self.set_back_ms, -by)
+            self.set_back_ms += max(-by, 0)
             self.asked.clock_was_set()
             if by > 0:
                 self.upstream.forget_windows()
@@ -561,16 +598,23 @@ class World:
 
     def _deliver_again(self) -> None:
         """Old answers come once more, in any order, as of ``crypto-data reprocess`` or of another process."""
-        kept = [pair for segment in self.archived.values() for pair in segment]
+        kept = [pair for segment in self.store.disk.records.values() for pair in segment]
+        together = self.rng.random() < 0.5
+        items = []
         for at, exchange in self.rng.sample(kept, min(len(kept), 20)):
             if self.rng.random() < 0.5:  # the same answer, fetched a second before or after
                 fetched_at = exchange.fetched_at + self.rng.choice((-1_000, 1_000))
-                exchange = replace(exchange, fetched_at=fetched_at)  # noqa: PLW2901
-                at = replace(at, fetch_id=fetched_at << 20)  # noqa: PLW2901
-            found = digest(exchange, at, self.registry)
-            item = store_module.Item(at, "reprocess", exchange, found)
+                other = replace(at, fetch_id=fetched_at << 20)
+                items.append(self._item(other, replace(exchange, fetched_at=fetched_at)))
+                if not together:
+                    continue
+            items.append(self._item(at, exchange))
+        for some in [items] if together else [[item] for item in items]:
             with contextlib.suppress(StorageError):
-                self.store.run(lambda conn, item=item: store_module.write_values(conn, [item]), fenced=None)
+                self.store.run(lambda conn, some=some: store_module.write_values(conn, some), fenced=None)
+
+    def _item(self, at: Any, exchange: Exchange) -> store_module.Item:
+        return store_module.Item(at, "reprocess", exchange, digest(exchange, at, self.registry))
 
     def _look_after(self) -> None:
         """What nobody inside restarts: Serve replaces supervisors, the supervisor the bus, consumers themselves."""
@@ -604,14 +648,14 @@ class World:
     def run(self) -> World:
         """Live it. Raises Violation."""
         statements = plain_statements(self.store.raw) if self._plain else nullcontext()
-        with _quiet(), _noted(self.store), statements:
+        with _quiet(), statements, _noted(self.store), _paged(self.profile.page):
             try:
                 self.start()
                 self.schedule_faults()
                 self.outside(2.5, self._look_after)
                 self._until(self.troubled_s)
                 self.heal()
-                if self.rng.random() < 0.3:
+                if self.rng.random() < self.profile.outages:
                     self._outage()
                 self._settle()
             finally:
@@ -622,7 +666,7 @@ class World:
         return self
 
     def _until(self, seconds: float) -> None:
-        self.loop.run(seconds, lambda: self.violation is not None)
+        self.loop.run(seconds)
         if self.violation is not None:
             raise self.violation
 
@@ -638,9 +682,10 @@ class World:
             checks.look_for_unseen(self)
 
     def _settle(self) -> None:
+        self.well_since_ms = self.node_ms()
         end = self.loop.time() + self.profile.settle_h * 3_600 / self.scale
         problem: str | None = "nothing was checked"
-        step = max(2 * SLOT_MS / 1_000 / self.scale, 2.0)
+        step = max(SLOT_MS / 1_000 / self.scale, 2.0)
         while problem is not None and self.loop.time() < end:
             self._until(min(self.loop.time() + step, end))
             checks.look_for_unseen(self)
@@ -664,17 +709,29 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _noted(store: Store) -> Iterator[None]:
-    before = store_module.guarded_upsert
-    store_module.guarded_upsert = offering(store)  # type: ignore[assignment]
+def _paged(bars: int) -> Iterator[None]:
+    """A venue whose answers hold so many bars."""
+    before = datasets.LIVE_INTERVALS
+    datasets.LIVE_INTERVALS = candles.LIVE_INTERVALS = bars
     try:
         yield
     finally:
-        store_module.guarded_upsert = before
+        datasets.LIVE_INTERVALS = candles.LIVE_INTERVALS = before
+
+
+@contextmanager
+def _noted(store: Store) -> Iterator[None]:
+    before = store_module.guarded_upsert, records.add_fetches
+    store_module.guarded_upsert = offering(store)  # type: ignore[assignment]
+    records.add_fetches = filing(store, records.add_fetches)
+    try:
+        yield
+    finally:
+        store_module.guarded_upsert, records.add_fetches = before
 
 
 def simulate(
-    seed: int, profile: Profile = HOURS, trace: Callable[[str], None] | None = None, *, plain: bool = True
+    seed: int, profile: Profile = DENSE, trace: Callable[[str], None] | None = None, *, plain: bool = True
 ) -> World:
     """One life of the node; raises Violation with the line that replays it. ``plain``: see statements.py."""
     return World(seed, profile, trace, plain=plain).run()
@@ -690,4 +747,4 @@ def problem_of(task: tuple[int, str]) -> str | None:
     return None
 
 
-__all__ = ["HOURS", "PROFILES", "YEAR", "Profile", "Violation", "World", "problem_of", "simulate"]
+__all__ = ["DENSE", "HOURS", "PROFILES", "YEAR", "Profile", "Violation", "World", "problem_of", "simulate"]
