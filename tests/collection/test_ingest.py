@@ -172,8 +172,9 @@ async def test_repaired_slots_of_the_past_make_no_event(runtime):
     async with holding(runtime, "crypto-prices", "me"):
         await runtime.ingestor.ingest(markets(coin("bitcoin", 2.0)))
         await runtime.ingestor.ingest(Exchange(request, 200, {}, orjson.dumps(body), later))
-        newer = Exchange(request, 200, {}, orjson.dumps([[START // 1_000 + 300, 1, 2, 1, 1.75, 3]]), later + 5 * MINUTE)
-        await runtime.ingestor.ingest(newer)
+        next_slot = PriceCandles().request("BTC-USD", 300, START + 5 * MINUTE, START + 10 * MINUTE)
+        body = [[START // 1_000 + 300, 1, 2, 1, 1.75, 3]]
+        await runtime.ingestor.ingest(Exchange(next_slot, 200, {}, orjson.dumps(body), later + 5 * MINUTE))
     assert len(rows(runtime.db, tables.price_data_real)) == 12
     assert [(body["slot"], body["source"]) for _, body in events(runtime.db)] == [
         (START, "coingecko.markets"),
