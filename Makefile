@@ -3,7 +3,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast lint format bench clean setup setup-dev
+.PHONY: help run test test-fast chaos lint format bench clean setup setup-dev
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -17,6 +17,11 @@ test: setup-dev  ## the whole suite: real MariaDB, Redis, Ray (ARGS='-k name' to
 
 test-fast: setup-dev  ## the tests that start no server (ARGS='-k name')
 	@$(BIN)/python -m pytest -n 2 -m 'not integration and not node' $(ARGS)
+
+chaos: setup-dev  ## hours: faults on real processes, SQLite and MariaDB, then 100,000 simulated lives (HOURS=24 SEEDS=100000 SEED=1)
+	@scripts/test-services
+	@failed=0; for database in sqlite mariadb; do $(BIN)/python -m tests.chaos --database $$database --hours $(or $(HOURS),24) \
+		--seed $(or $(SEED),1) || failed=1; done; $(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),100000) && exit $$failed
 
 lint: setup-dev  ## ruff, formatting and mypy --strict
 	@$(BIN)/ruff check .

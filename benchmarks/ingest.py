@@ -1,17 +1,27 @@
 """From an archived payload to the database, and the guarded write alone against plain executemany, in one run.
 
-    python benchmarks/ingest.py [--rows 10000] [--rounds 3]
+    python benchmarks/ingest.py [--rows 10000] [--rounds 5] [--wide]
 
-Medians of the rounds on SQLite and a real MariaDB, in rows per second of wall time, commit included; ``x`` is the
-ratio to ``executemany`` of the same rows (above 1: faster).
+``--wide``: only the table of 200 columns on MariaDB.
+
+On SQLite and a real MariaDB, in rows per second of wall time, commit included: medians of the rounds. ``x``: how many
+times as fast the guarded write is, the median of the rounds' own ratios (each round runs every way, in turn first).
+``cpu``: the same ratio of processor seconds, this process's and the server's together, over all rounds: what other work
+on the machine distorts less, and what does not count that the two work at once.
 
 * ``payload to database``: what a node does with an archived answer but for the network: read from the archive, parse,
   resolve, look for drift, one transaction with index, values and events. Coinbase candles (300 a body) and CoinGecko
   prices (250 a body) of the sandbox's wire formats.
-* ``guarded``: Database.run_chunked in transactions of 1,000 rows on SQLite, of 10,000 on MariaDB.
-* ``executemany``: the driver's, all rows in one transaction; INSERT for ``new``, REPLACE (which overwrites blindly:
-  late data would destroy newer data) for the others.
-* ``new``: every key is new. ``newer``: every key is there and every row wins. ``again``: nothing changes.
+* ``guarded``: Database.run_chunked of dictionaries, values checked.
+* ``executemany``: the driver's, of the same rows as tuples made beforehand, in the same transactions over the same
+  connections. The driver is sqlite3 or PyMySQL, which joins the rows of an INSERT into statements of up to 1 MB. Three
+  ways to write it: ``plain`` is INSERT for ``new`` and REPLACE for the rest; ``upsert`` is INSERT … ON DUPLICATE KEY
+  UPDATE (ON CONFLICT DO UPDATE) of every column; both overwrite blindly. ``same`` guards as the guarded write does,
+  comparing in each assignment.
+* ``new``: every key is new. ``newer``: every row is there and every write wins. ``again``: the same once more.
+  ``half``: every second write wins, the others are older than what is stored (the blind ways destroy newer data).
+  In the first round all ways are seen to leave the same rows, the blind ones before ``half``.
+* Transactions of 1,000 rows on SQLite, of 10,000 on MariaDB.
 * Tables: candles (16 columns), prices (27), and 200 columns of features with 17 digits each, a tenth NULL.
 
 A MariaDB server is started for the run if its binary is installed, else that half is left out and said so.
@@ -28,6 +38,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -35,7 +46,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import orjson
-from sqlalchemy import BigInteger, Column, Connection, Double, Integer, MetaData, String, Table, delete
+from sqlalchemy import BigInteger, Column, Connection, Double, Integer, MetaData, String, Table, delete, select
 
 from ray_app.assets import AssetRegistry
 from ray_app.clock import iso
@@ -86,17 +97,12 @@ def later(rows: Sequence[Row]) -> list[Row]:
     return [row | {"fetched_at": 20} for row in rows]
 
 
-def plain(db: Database, table: Table, rows: Sequence[Row], verb: str, chunk: int) -> None:
-    mark = "?" if db.dialect == "sqlite" else "%s"
-    places = ", ".join([mark] * len(table.columns))
-    names = ", ".join(column.name for column in table.columns)
-    statement = f"{verb} INTO {table.name} ({names}) VALUES ({places})"
-    for start in range(0, len(rows), chunk):
-        part = [tuple(row.get(column.name) for column in table.columns) for row in rows[start : start + chunk]]
-        db.run(lambda conn, part=part: conn.exec_driver_sql(statement, part))
+def half_later(rows: Sequence[Row]) -> list[Row]:
+    return [row | {"fetched_at": 30 if i % 2 else 5} for i, row in enumerate(rows)]
 
 
-PHASES = ("new", "newer", "again")
+PHASES = ("new", "newer", "again", "half")
+WAYS = ("guarded", "plain", "upsert", "same")
 #: as many columns as the feature tables will have
 WIDE = Table(
     "benchmark_wide",
@@ -128,29 +134,93 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - begin
 
 
+def statement_of(db: Database, table: Table, way: str, phase: str) -> str:
+    """What a way hands to executemany."""
+    lite = db.dialect == "sqlite"
+    if way == "same":
+        guarded = upsert._sqlite_statement if lite else partial(upsert._mysql_statement, is_mariadb=False)  # noqa: SLF001
+        return guarded(table)
+    names, keys = [column.name for column in table.columns], upsert.key_columns(table)
+    verb = "REPLACE" if way == "plain" and phase != "new" else "INSERT"
+    marks = ", ".join(["?" if lite else "%s"] * len(names))
+    values = f"{verb} INTO {table.name} ({', '.join(names)}) VALUES ({marks})"
+    if way == "plain":
+        return values
+    if lite:
+        sets = ", ".join(f"{name} = excluded.{name}" for name in names if name not in keys)
+        return f"{values} ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {sets}"
+    return f"{values} ON DUPLICATE KEY UPDATE " + ", ".join(f"{n} = VALUES({n})" for n in names if n not in keys)
+
+
+class Meter:
+    """Wall and processor seconds; the latter of this process and of the database's server."""
+
+    def __init__(self, db: Database) -> None:
+        self._server: Path | None = None
+        if db.dialect == "mysql":
+            with db.read() as conn:
+                folder, pid_file = conn.exec_driver_sql("SELECT @@datadir, @@pid_file").one()
+            self._server = Path("/proc") / (Path(folder) / pid_file).read_text().strip() / "stat"
+
+    def measure(self, work: Callable[[], object]) -> tuple[float, float]:
+        before = self._processor_s()
+        wall_s = timed(work)
+        return wall_s, self._processor_s() - before
+
+    def _processor_s(self) -> float:
+        if self._server is None:
+            return time.process_time()
+        fields = self._server.read_text().rsplit(")", 1)[1].split()
+        return time.process_time() + (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def writing(db: Database, table: Table, way: str, phase: str, rows: Sequence[Row], size: int) -> Callable[[], object]:
+    """What is measured; whatever may be made beforehand is."""
+    if way == "guarded":
+        return lambda: db.run_chunked(table, rows, size=size)
+    statement, names = statement_of(db, table, way, phase), [column.name for column in table.columns]
+    tuples = [tuple(map(row.get, names)) for row in rows]
+
+    def work() -> None:
+        for start in range(0, len(tuples), size):
+            part = tuples[start : start + size]
+            db.run(lambda conn, part=part: void(conn.exec_driver_sql(statement, part)))
+
+    return work
+
+
+def content(db: Database, table: Table) -> int:
+    with db.read() as conn:
+        return hash(tuple(map(tuple, conn.execute(select(table).order_by(*table.primary_key.columns)))))
+
+
 def compare(db: Database, table: Table, rows: list[Row], rounds: int) -> None:
-    print(f"\n{db.dialect}, {table.name} ({len(table.columns)} columns), {len(rows):,} rows")
-    newer = later(rows)
+    load = os.getloadavg()[0]
+    print(f"\n{db.dialect}, {table.name} ({len(table.columns)} columns), {len(rows):,} rows; load {load:.1f}")
     size = 1_000 if db.dialect == "sqlite" else 10_000
-    ways: dict[str, Callable[[Sequence[Row], str], None]] = {
-        "guarded": lambda some, _: void(db.run_chunked(table, some, size=size)),
-        "executemany": lambda some, verb: plain(db, table, some, verb, len(some)),
-    }
-    took: dict[tuple[str, str], list[float]] = {}
-    for _ in range(rounds):
-        for name, way in ways.items():
-            db.run(lambda conn: conn.execute(delete(table)))
-            for phase, some, verb in (
-                ("new", rows, "INSERT"),
-                ("newer", newer, "REPLACE"),
-                ("again", newer, "REPLACE"),
-            ):
-                took.setdefault((name, phase), []).append(timed(lambda way=way, some=some, verb=verb: way(some, verb)))
-    for name in ways:
-        middle = {phase: statistics.median(took[name, phase]) for phase in PHASES}
-        ratio = {phase: statistics.median(took["executemany", phase]) / middle[phase] for phase in PHASES}
-        shown = "   ".join(f"{p} {len(rows) / middle[p]:>9,.0f}/s (x{ratio[p]:.2f})" for p in PHASES)
-        print(f"  {name:<12} {shown}")
+    written = dict(zip(PHASES, (rows, later(rows), later(rows), half_later(rows)), strict=True))
+    took: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    left: dict[str, set[int]] = {}
+    meter = Meter(db)
+    for turn in range(rounds):
+        for way in (*WAYS[turn % len(WAYS) :], *WAYS[: turn % len(WAYS)]):
+            db.run(lambda conn: void(conn.execute(delete(table))))
+            for phase, some in written.items():
+                took.setdefault((way, phase), []).append(meter.measure(writing(db, table, way, phase, some, size)))
+                if turn == 0 and (phase != "half" or way in {"guarded", "same"}):
+                    left.setdefault(phase, set()).add(content(db, table))
+    assert all(len(contents) == 1 for contents in left.values()), "the ways left different rows"
+    for way in WAYS:
+        results = (result(phase, len(rows), took[way, phase], took["guarded", phase]) for phase in PHASES)
+        print(f"  {way if way == 'guarded' else 'executemany, ' + way:<19} {'   '.join(results)}")
+
+
+def result(phase: str, rows: int, mine: list[tuple[float, float]], guarded: list[tuple[float, float]]) -> str:
+    rate = f"{phase} {rows / statistics.median(wall for wall, _ in mine):>7,.0f}/s"
+    if mine is guarded:
+        return f"{rate}                  "
+    wall = statistics.median(a / b for (a, _), (b, _) in zip(mine, guarded, strict=True))
+    return f"{rate} (x{wall:.2f}, cpu {sum(cpu for _, cpu in mine) / sum(cpu for _, cpu in guarded):.2f})"
 
 
 def write(db: Database, table: Table, rows: Sequence[Row]) -> None:
@@ -162,20 +232,20 @@ def void(_: object) -> None:
 
 
 def batches(db: Database) -> None:
-    """Where the bulk path begins to pay (upsert.BULK_ROWS)."""
-    for table, make in ((ohlc_data, candles), (price_data_real, prices)):
-        print(f"\n{table.name}: milliseconds for one batch, statements / bulk")
-        for size in (100, 250, 500, 1_000, 2_000):
-            took = {}
-            for path, limit in (("statements", 10**9), ("bulk", 1)):
-                upsert.BULK_ROWS = limit
-                rows, samples = make(size), []
-                for turn in range(15):
+    """Where prepared statements begin to pay (upsert.BATCH_ROWS)."""
+    for table, make in ((ohlc_data, candles), (price_data_real, prices), (WIDE, features)):
+        print(f"\n{table.name}: milliseconds for one batch, as text / by prepared statement")
+        for size in (2, 5, 10, 20, 50, 100, 500):
+            took: dict[int, list[float]] = {10**9: [], 1: []}
+            rows = make(size)
+            for turn in range(30):
+                for limit, samples in took.items():
+                    upsert.BATCH_ROWS = limit
                     again = [row | {"fetched_at": 100 + turn} for row in rows]
                     samples.append(timed(lambda again=again, table=table: write(db, table, again)))
-                took[path] = statistics.median(samples) * 1_000
-            print(f"  {size:>5} rows  {took['statements']:7.1f} / {took['bulk']:7.1f}")
-    upsert.BULK_ROWS = 500
+            text, prepared = (statistics.median(samples) * 1_000 for samples in took.values())
+            print(f"  {size:>5} rows  {text:7.2f} / {prepared:7.2f}")
+    upsert.BATCH_ROWS = 20
 
 
 def candle_answers(count: int, registry: AssetRegistry) -> list[Exchange]:
@@ -258,13 +328,15 @@ def everything(db: Database, directory: Path, rows: int, rounds: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=10_000)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--wide", action="store_true", help="only the 200 columns, on MariaDB")
     options = parser.parse_args()
     print(f"{os.cpu_count()} cores; load {os.getloadavg()[0]:.1f} (other work on the machine distorts: compare ratios)")
     with tempfile.TemporaryDirectory() as directory:
-        lite = Database(f"sqlite:///{directory}/bench.db")
-        everything(lite, Path(directory), options.rows, options.rounds)
-        lite.dispose()
+        if not options.wide:
+            lite = Database(f"sqlite:///{directory}/bench.db")
+            everything(lite, Path(directory), options.rows, options.rounds)
+            lite.dispose()
         if not (shutil.which("mariadbd") and shutil.which("mariadb-install-db")):
             print("\nMariaDB is not installed: its half is left out")
             return
@@ -275,8 +347,12 @@ def main() -> None:
             server.run(lambda conn: conn.exec_driver_sql("CREATE DATABASE bench CHARACTER SET utf8mb4"))
             server.dispose()
             maria = Database(f"mysql+pymysql://node:node@127.0.0.1:{port}/bench")
-            everything(maria, Path(directory), options.rows, options.rounds)
-            batches(maria)
+            if options.wide:
+                maria.run(WIDE.create)
+                compare(maria, WIDE, features(max(options.rows // 5, 100)), options.rounds)
+            else:
+                everything(maria, Path(directory), options.rows, options.rounds)
+                batches(maria)
             maria.dispose()
 
 

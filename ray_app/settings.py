@@ -184,6 +184,11 @@ class Settings(BaseSettings):
         validation_alias=_names("PRICE_FAST_RANKS"),
         description="ranks polled every slot; the rest hourly",
     )
+    budget_planner: bool = Field(
+        True,
+        validation_alias=_names("BUDGET_PLANNER"),
+        description="poll less often what the month's credits do not carry; off: as set, until they are spent",
+    )
     history_hourly_days: int = Field(120, ge=0, le=3_650, validation_alias=_names("HISTORY_HOURLY_DAYS"))
     history_daily_days: int = Field(400, ge=0, le=3_650, validation_alias=_names("HISTORY_DAILY_DAYS"))
 

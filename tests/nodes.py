@@ -99,11 +99,13 @@ class Node:
         wait_until(ended, timeout_s, f"the end of job {job_id}")
         return seen
 
-    def cli(self, *arguments: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
-        """Another ``crypto-data`` command on this node's data directory, in its environment."""
+    def cli(
+        self, *arguments: str, timeout_s: float = 120, environment: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Another ``crypto-data`` command on this node's data directory, in its environment and ``environment``."""
         return subprocess.run(
             [*COMMAND, *arguments],
-            env=clean_environment({"DATA_DIR": str(self.data_dir)}),
+            env=clean_environment({"DATA_DIR": str(self.data_dir), **(environment or {})}),
             capture_output=True,
             text=True,
             timeout=timeout_s,

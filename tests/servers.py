@@ -39,61 +39,76 @@ def wait_until(condition: Callable[[], object], timeout_s: float = 30.0, what: s
         time.sleep(0.05)
 
 
-@contextmanager
-def mariadb_server(directory: Path) -> Iterator[int]:
-    """A MariaDB server for the block; yields its port. User ``node``, password ``node``, may create databases."""
-    mariadbd, install = shutil.which("mariadbd") or "/usr/sbin/mariadbd", shutil.which("mariadb-install-db")
-    require(
-        Path(mariadbd).exists() and install is not None,
-        "mariadb-server is not installed (apt-get install mariadb-server)",
-    )
-    data, port, socket_path = (
-        directory / "mysql",
-        free_port(),
-        f"/tmp/crypto-test-{os.getpid()}-{free_port()}.sock",
-    )
-    user = ["--user=root"] if os.geteuid() == 0 else []
-    subprocess.run(
-        [
-            str(install),
-            "--no-defaults",
-            f"--datadir={data}",
-            "--auth-root-authentication-method=normal",
-            "--skip-test-db",
-            *user,
-        ],
-        check=True,
-        capture_output=True,
-    )
-    log = (directory / "mariadb.log").open("wb")
-    server = subprocess.Popen(
-        [
-            mariadbd,
-            "--no-defaults",
-            f"--datadir={data}",
-            f"--port={port}",
-            f"--socket={socket_path}",
+class MariaDB:
+    """A MariaDB server of its own in ``directory``. User ``node``, password ``node``, may create databases."""
+
+    process: subprocess.Popen[bytes]
+
+    def __init__(self, directory: Path) -> None:
+        self._binary, install = shutil.which("mariadbd") or "/usr/sbin/mariadbd", shutil.which("mariadb-install-db")
+        require(
+            Path(self._binary).exists() and install is not None,
+            "mariadb-server is not installed (apt-get install mariadb-server)",
+        )
+        self._data, self._log, self.port = directory / "mysql", directory / "mariadb.log", free_port()
+        self._socket = f"/tmp/crypto-test-{os.getpid()}-{free_port()}.sock"
+        self._user = ["--user=root"] if os.geteuid() == 0 else []
+        options = [f"--datadir={self._data}", "--auth-root-authentication-method=normal", "--skip-test-db"]
+        command = [str(install), "--no-defaults", *options, *self._user]
+        subprocess.run(command, check=True, capture_output=True)
+
+    def start(self) -> None:
+        """Start it, as after a crash too, and wait until it answers."""
+        options = [
+            f"--datadir={self._data}",
+            f"--port={self.port}",
+            f"--socket={self._socket}",
             "--bind-address=127.0.0.1",
             "--innodb-buffer-pool-size=128M",
             "--innodb-flush-log-at-trx-commit=2",
             "--skip-log-bin",
             "--max-connections=200",
-            *user,
-        ],
-        stdout=subprocess.DEVNULL,
-        stderr=log,
-    )
+        ]
+        with self._log.open("ab") as log:
+            command = [self._binary, "--no-defaults", *options, *self._user]
+            self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log)
+        wait_until(lambda: _answers(self._socket) or self.process.poll() is not None, 60, "MariaDB")
+        assert self.process.poll() is None, self._log.read_text()[-2000:]
+
+    def kill(self) -> None:
+        """kill -9."""
+        self.process.kill()
+        self.process.wait(30)
+
+    def stop(self) -> None:
+        """SIGTERM, and wait for its end."""
+        self.process.terminate()
+        self.process.wait(30)
+
+    def run(self, *statements: str) -> None:
+        """Run statements as root."""
+        with pymysql.connect(unix_socket=self._socket, user="root") as root, root.cursor() as cursor:
+            for statement in statements:
+                cursor.execute(statement)
+
+
+@contextmanager
+def mariadb_server(directory: Path) -> Iterator[int]:
+    """A MariaDB server for the block; yields its port."""
+    with mariadb(directory) as server:
+        yield server.port
+
+
+@contextmanager
+def mariadb(directory: Path) -> Iterator[MariaDB]:
+    """A MariaDB server for the block, to be killed and started as one likes."""
+    server = MariaDB(directory)
+    server.start()
     try:
-        wait_until(lambda: _answers(socket_path) or server.poll() is not None, 60, "MariaDB")
-        assert server.poll() is None, (directory / "mariadb.log").read_text()[-2000:]
-        with pymysql.connect(unix_socket=socket_path, user="root") as root, root.cursor() as cursor:
-            cursor.execute("CREATE USER 'node'@'127.0.0.1' IDENTIFIED BY 'node'")
-            cursor.execute("GRANT ALL ON *.* TO 'node'@'127.0.0.1'")
-        yield port
+        server.run("CREATE USER 'node'@'127.0.0.1' IDENTIFIED BY 'node'", "GRANT ALL ON *.* TO 'node'@'127.0.0.1'")
+        yield server
     finally:
-        server.terminate()
-        server.wait(30)
-        log.close()
+        server.stop()
 
 
 def _answers(socket_path: str) -> bool:

@@ -20,12 +20,12 @@ _STATES = ["owed", "repaired", "confirmed_empty", "unrepairable"]
 def command(
     dataset: str | None, states: tuple[str, ...], symbols: tuple[str, ...], limit: int, *, as_json: bool
 ) -> None:
-    """Show the gap ledger: a summary per dataset, then ranges, newest first."""
+    """Show the gap ledger: a summary per dataset, fields that repairs could not give, then ranges, newest first."""
     from ray_app.cli.here import node_settings
-    from ray_app.collection.datasets import DATASETS
+    from ray_app.collection.datasets import DATASETS, PRICES
     from ray_app.collection.reports import gap_report, gap_summary
     from ray_app.errors import ConfigError
-    from ray_app.storage import registry
+    from ray_app.storage import queries, registry
     from ray_app.storage.engine import Database
     from ray_app.storage.migrate import require_current
 
@@ -38,6 +38,7 @@ def command(
             if dataset is not None and dataset not in DATASETS:
                 raise ConfigError(f"no dataset is called {dataset!r}; there are {', '.join(DATASETS)}")
             summary = [row for row in gap_summary(conn) if dataset in {None, row["dataset"]}]
+            repaired, without = queries.repaired_fields(conn) if dataset in {None, PRICES} else (0, {})
             rows = gap_report(conn, assets, dataset=dataset, states=states, asset_ids=ids, limit=limit)
     finally:
         db.dispose()
@@ -49,6 +50,9 @@ def command(
         click.echo(
             f"{total['dataset']:14} {total['state']:16} {total['ranges']:7} ranges {total['hours']:12.2f} asset-hours"
         )
+    if without:
+        absent = ", ".join(f"{field} {slots}" for field, slots in without.items())
+        click.echo(f"{PRICES:14} of {repaired} repaired slots are NULL, for history does not give them: {absent}")
     if not summary:
         click.echo("no gaps are known")
     for row in rows:

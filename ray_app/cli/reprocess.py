@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ray_app.cli.verdict import verdict
+
 if TYPE_CHECKING:
     from ray_app.collection.reprocess import Rebuilt
 
@@ -42,7 +44,7 @@ def command(into: str | None) -> None:
                         archive, target, first_registry=first, first_registry_at=at, progress=_show
                     )
                     click.echo(f"{report} into {target.where}")
-                    _end(reprocess.differences(db, target))
+                    verdict(reprocess.differences(db, target))
                 finally:
                     target.dispose()
     finally:
@@ -51,11 +53,3 @@ def command(into: str | None) -> None:
 
 def _show(report: Rebuilt) -> None:
     click.echo(str(report), err=True)
-
-
-def _end(problems: list[str]) -> None:
-    for problem in problems:
-        click.echo(problem, err=True)
-    if problems:
-        raise click.exceptions.Exit(1)
-    click.echo("identical")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ray_app.cli.times import MOMENT
+from ray_app.cli.verdict import verdict
 
 if TYPE_CHECKING:
     from sqlalchemy import Table
@@ -86,7 +87,7 @@ def _all(archive: Archive, db: Database, now_ms: int, day: datetime | None) -> N
     click.echo(str(report))
     if report.problem_count > len(report.problems):
         report.problems.append(f"… and {report.problem_count - len(report.problems)} more")
-    _end(report.problems)
+    verdict(report.problems)
 
 
 def _hash(db: Database, table: Table, start: int | None, end: int | None) -> None:
@@ -109,8 +110,8 @@ def _rows(archive: Archive, db: Database, table: Table, key: str) -> None:
     for proof in proofs:
         _show(proof)
     if not proofs:
-        _end([f"{table.name}: no row has {', '.join(f'{name} {value}' for name, value in wanted.items())}"])
-    _end([proof.problem for proof in proofs if proof.problem is not None])
+        verdict([f"{table.name}: no row has {', '.join(f'{name} {value}' for name, value in wanted.items())}"])
+    verdict([proof.problem for proof in proofs if proof.problem is not None])
 
 
 def parse_key(table: Table, text: str, assets: AssetRegistry) -> dict[str, Any]:
@@ -157,11 +158,3 @@ def _show(proof: RowProof) -> None:
         )
     if proof.derived is not None:
         click.echo(f"derived  {json.dumps(proof.derived)}")
-
-
-def _end(problems: list[str]) -> None:
-    for problem in problems:
-        click.echo(problem, err=True)
-    if problems:
-        raise click.exceptions.Exit(1)
-    click.echo("identical")

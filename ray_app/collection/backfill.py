@@ -18,6 +18,7 @@ from sqlalchemy import Connection
 
 from ray_app.assets import Asset
 from ray_app.collection import datasets, gaps
+from ray_app.collection.budget_rules import Priority
 from ray_app.collection.collectors.base import Absences, bounded
 from ray_app.collection.collectors.candles import candles_of
 from ray_app.collection.collectors.prices import PriceCollector
@@ -236,6 +237,7 @@ class _Backfill:
     async def _prices(self, plan: Plan) -> bool:
         """Price slots are repaired as the live collector does, over the range asked for."""
         acting = PriceCollector(self.runtime)
+        acting.repairs_are = Priority.BACKFILL
         acting.plans = {PRICES: plan}
         seen = await self._survey(plan)
         expected, _, _, owed = seen.counts()

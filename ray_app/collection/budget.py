@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Protocol, Self, TypeVar
@@ -13,7 +13,7 @@ from typing import Protocol, Self, TypeVar
 from ray_app.clock import Clock, iso
 from ray_app.collection import budget_rules
 from ray_app.collection.budget_ledger import DatabaseLedger
-from ray_app.collection.budget_rules import Account, Ask, Forecast, Grant, Lane, Limits, Refusal
+from ray_app.collection.budget_rules import Account, Ask, Grant, Lane, Limits, Priority, Refusal
 from ray_app.errors import BudgetExhausted, ConfigError, CryptoDataError
 from ray_app.storage.engine import Database
 
@@ -58,15 +58,15 @@ class _Book:
 
     limits: Limits
     queue: deque[object] = field(default_factory=deque)  # tickets; the first one may act
-    wanted: int = 0  # credits the queue asks for
+    #: credits the queue asks for, and credits booked, by priority: what was booked for prices is not for repairs
+    wanted: Counter[Priority] = field(default_factory=Counter)
+    credits: Counter[Priority] = field(default_factory=Counter)
     held: list[_Held] = field(default_factory=list)
-    credits: int = 0
     month: int = 0
     paused_until: int = 0
     ask_again_at: int = 0  # ms: no look at the database before, all lanes were lent
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     tidy: asyncio.Task[None] | None = None
-    seen: tuple[int, int] | None = None  # (ms, spent) first seen: the base of the forecast
 
     def wake(self) -> None:
         """Let every waiter look again."""
@@ -80,11 +80,14 @@ class Permit:
     As a context manager it closes itself. A permit that is never closed blocks its lane until the loan ends.
     """
 
-    def __init__(self, authority: BudgetAuthority, book: _Book, held: _Held, cost: int, month: int) -> None:
+    def __init__(
+        self, authority: BudgetAuthority, book: _Book, held: _Held, cost: int, priority: Priority, month: int
+    ) -> None:
         self._authority = authority
         self._book = book
         self._held = held
         self._cost = cost
+        self._priority = priority
         self._month = month
         self._open = True
 
@@ -101,7 +104,7 @@ class Permit:
         lane = self._held.lane
         self._held.lane = lane.answered(book.limits, now) if sent else lane.unused()
         if not sent and book.month == self._month:
-            book.credits += self._cost
+            book.credits[self._priority] += self._cost
         book.wake()
         self._authority.tidy_later(book)
 
@@ -130,6 +133,8 @@ class BudgetAuthority:
         request_timeout_s: float = 30.0,
     ) -> None:
         self.clock = clock
+        #: credits of the month that an ask of this priority must leave; none where nobody plans
+        self.reserve: Callable[[str, Priority], Awaitable[int]] | None = None
         self._ledger: Ledger = DatabaseLedger(ledger) if isinstance(ledger, Database) else ledger
         self._hold_ms = self._node_ms(request_timeout_s + 1.0)
         self._books = {account: _Book(of) for account, of in limits.items()}
@@ -151,26 +156,33 @@ class BudgetAuthority:
             known = ", ".join(sorted(self._books))
             raise ConfigError(f"no budget for upstream account {account!r}; there are {known}") from None
 
-    async def acquire(self, account: str, cost: int = 1, *, max_wait_s: float | None = None) -> Permit:
+    async def acquire(
+        self,
+        account: str,
+        cost: int = 1,
+        *,
+        priority: Priority = Priority.TOP,
+        max_wait_s: float | None = None,
+    ) -> Permit:
         """Wait for leave to send one request that costs ``cost`` credits; first come, first served.
 
-        BudgetExhausted (with the ms from which to try again) at once when the month is spent, and when it would
-        take longer than ``max_wait_s`` node seconds.
+        BudgetExhausted (with the ms from which to try again) at once when the month is spent, or what is left of it is
+        reserved for higher priorities, and when it would take longer than ``max_wait_s`` node seconds.
         """
         book = self._book(account)
         give_up_at = None if max_wait_s is None else self.clock.now_ms() + round(max_wait_s * 1_000)
         ticket = object()
         book.queue.append(ticket)
-        book.wanted += cost
+        book.wanted[priority] += cost
         try:
             while True:
                 changed, until, reason = book.changed, None, "rate"
                 if book.queue[0] is ticket:
-                    outcome = await self._step(account, book, cost)
+                    outcome = await self._step(account, book, cost, priority)
                     if isinstance(outcome, Permit):
                         return outcome
                     until, reason = outcome.until, outcome.reason
-                    if reason == "month":
+                    if reason in {"month", "reserve"}:
                         raise self._exhausted(account, book, outcome.until, reason)
                 now = self.clock.now_ms()
                 if give_up_at is not None:
@@ -180,7 +192,7 @@ class BudgetAuthority:
                 await self._until(changed, None if until is None else max(until - now, 1) / 1_000)
         finally:
             book.queue.remove(ticket)
-            book.wanted -= cost
+            book.wanted[priority] -= cost
             book.wake()
             self.tidy_later(book)
 
@@ -188,6 +200,7 @@ class BudgetAuthority:
         limits = book.limits
         text = {
             "month": f"the {limits.monthly} credits of {book.month} are spent; raise the plan or poll less",
+            "reserve": f"the rest of the {limits.monthly} credits of {book.month} is reserved for more important work",
             "paused": "paused by the upstream's Retry-After",
             "rate": f"{limits.requests} requests per {limits.per_s:g} s leave no room in the time allowed",
         }[reason]
@@ -208,7 +221,7 @@ class BudgetAuthority:
             for racer in racers:
                 racer.cancel()
 
-    async def _step(self, account: str, book: _Book, cost: int) -> Permit | Refusal:
+    async def _step(self, account: str, book: _Book, cost: int, priority: Priority) -> Permit | Refusal:
         """Serve the first in the queue from what is held, or borrow more."""
         now = self.clock.now_ms()
         self._turn_month(book, now)
@@ -217,18 +230,18 @@ class BudgetAuthority:
         ready = [held for held in book.held if held.lane.ready(now)]
         room = book.limits.share - self._holds(book, now)
         lanes = 0 if ready or now < book.ask_again_at else min(len(book.queue), room)
-        if lanes or book.credits < cost:
-            refusal = await self._borrow(account, book, lanes, cost)
+        if lanes or book.credits[priority] < cost:
+            refusal = await self._borrow(account, book, lanes, cost, priority)
             if refusal is not None and refusal.reason != "rate":
                 return refusal
             now = self.clock.now_ms()
             self._turn_month(book, now)
             ready = [held for held in book.held if held.lane.ready(now)]
-        if ready and book.credits >= cost and book.paused_until <= now:
+        if ready and book.credits[priority] >= cost and book.paused_until <= now:
             held = min(ready, key=lambda h: h.lane.ready_at)
             held.lane = held.lane.started()
-            book.credits -= cost
-            return Permit(self, book, held, cost, book.month)
+            book.credits[priority] -= cost
+            return Permit(self, book, held, cost, priority, book.month)
         own = [held.lane.ready_at for held in book.held if not held.lane.busy and not held.lane.spent(now)]
         idle_ms = self._poll_ms(book.limits) if room else self._term_ms(book.limits)
         look = book.ask_again_at if book.ask_again_at > now else now + idle_ms
@@ -242,20 +255,25 @@ class BudgetAuthority:
     @staticmethod
     def _turn_month(book: _Book, now: int) -> None:
         if book.month != budget_rules.month_of(now):
-            book.month, book.credits, book.seen = budget_rules.month_of(now), 0, None
+            book.month = budget_rules.month_of(now)
+            book.credits.clear()
 
-    async def _borrow(self, account: str, book: _Book, lanes: int, cost: int) -> Refusal | None:
+    async def _borrow(self, account: str, book: _Book, lanes: int, cost: int, priority: Priority) -> Refusal | None:
         """One transaction: give back what has run out, then borrow lanes and book credits."""
-        wanted = 0
-        if book.credits < cost:
-            wanted = book.wanted - book.credits if book.limits.monthly is not None else FREE_CREDITS
+        wanted, has, reserve = 0, book.credits[priority], 0
+        if has < cost:
+            wanted = book.wanted[priority] - has if book.limits.monthly is not None else FREE_CREDITS
+            if self.reserve is not None and book.limits.monthly is not None:
+                reserve = await self.reserve(account, priority)
         loan_ms = self._term_ms(book.limits) + self._hold_ms + book.limits.gap_ms
-        ask = Ask(lanes, loan_ms, wanted, max(cost - book.credits, 0))
+        ask = Ask(lanes, loan_ms, wanted, max(cost - has, 0), reserve)
         # shielded: a caller that is cancelled must not lose lanes which the database has already lent
-        outcome = await asyncio.shield(asyncio.ensure_future(self._exchange(account, book, ask, 0)))
+        outcome = await asyncio.shield(asyncio.ensure_future(self._exchange(account, book, ask, 0, priority)))
         return outcome if isinstance(outcome, Refusal) else None
 
-    async def _exchange(self, account: str, book: _Book, ask: Ask | None, credits_back: int) -> Grant | Refusal | None:
+    async def _exchange(
+        self, account: str, book: _Book, ask: Ask | None, credits_back: int, priority: Priority = Priority.TOP
+    ) -> Grant | Refusal | None:
         """Settle every lane that has run out (all idle ones when nothing is asked), then ask; book the result."""
         now = self.clock.now_ms()
         over = [h for h in book.held if not h.lane.busy and (ask is None or h.lane.spent(now))]
@@ -276,17 +294,16 @@ class BudgetAuthority:
 
         state, outcome = await self._ledger.transact(account, book.limits, month, change)
         book.paused_until = max(book.paused_until, state.paused_until)
-        book.seen = book.seen or (now, state.spent)
         if isinstance(outcome, Grant):
             book.held += [_Held(Lane.of(loan, book.limits, now, self._hold_ms)) for loan in outcome.loans]
-            book.credits += outcome.credits if book.month == month else 0
+            book.credits[priority] += outcome.credits if book.month == month else 0
         elif isinstance(outcome, Refusal) and outcome.reason == "rate":
             book.ask_again_at = min(outcome.until, now + self._poll_ms(book.limits))
         return outcome
 
     def tidy_later(self, book: _Book) -> None:
         """Give idle lanes and unused credits back once nobody has wanted them for a moment."""
-        if book.queue or (book.tidy is not None and not book.tidy.done()) or not (book.held or book.credits):
+        if book.queue or (book.tidy is not None and not book.tidy.done()) or not (book.held or book.credits.total()):
             return
         account = next(name for name, other in self._books.items() if other is book)
         book.tidy = asyncio.ensure_future(self._tidy(account, book))
@@ -295,14 +312,15 @@ class BudgetAuthority:
         try:
             while True:
                 await self.clock.sleep(self._node_ms(LINGER_S) / 1_000)
-                if book.queue or not (book.credits or any(not held.lane.busy for held in book.held)):
+                if book.queue or not (book.credits.total() or any(not held.lane.busy for held in book.held)):
                     return
                 await self._give_back(account, book)
         except CryptoDataError as error:  # nothing depends on it: loans end by themselves, credits stay counted
             log.warning("budget of %s: lanes could not be given back early: %s", account, error)
 
     async def _give_back(self, account: str, book: _Book) -> None:
-        unused, book.credits = book.credits, 0
+        unused = book.credits.total()
+        book.credits.clear()
         await asyncio.shield(asyncio.ensure_future(self._exchange(account, book, None, unused)))
 
     async def pause(self, account: str, until_ms: int) -> None:
@@ -322,20 +340,26 @@ class BudgetAuthority:
         month = budget_rules.month_of(self.clock.now_ms())
         return self._ledger.peek(account, self._book(account).limits, month).spent
 
-    def forecast(self, account: str) -> Forecast:
-        """Spent, limit and projection to the month's end, from the database (blocking)."""
-        book, now = self._book(account), self.clock.now_ms()
-        spent = self.spent(account)
-        book.seen = book.seen or (now, spent)
-        return budget_rules.forecast(account, book.limits, now, spent, *book.seen)
+    async def reconcile(self, account: str, counted: int) -> int:
+        """The upstream says ``counted`` credits of this month are spent; by how much that raises the ledger.
+
+        It only rises: what we booked and the upstream has not counted yet may still be on its way.
+        """
+        book, month = self._book(account), budget_rules.month_of(self.clock.now_ms())
+
+        def change(state: Account) -> tuple[Account, int]:
+            after = budget_rules.raised(state, counted)
+            return after, after.spent - state.spent
+
+        return await self._ledger.transact(account, book.limits, month, change)
 
     async def aclose(self) -> None:
         """Give everything back now instead of when the loans end."""
         for account, book in self._books.items():
             if book.tidy is not None:
                 book.tidy.cancel()
-            if book.held or book.credits:
+            if book.held or book.credits.total():
                 await self._give_back(account, book)
 
 
-__all__ = ["BudgetAuthority", "Forecast", "Ledger", "Limits", "Permit"]
+__all__ = ["BudgetAuthority", "Ledger", "Limits", "Permit", "Priority"]

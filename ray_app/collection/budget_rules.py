@@ -13,7 +13,8 @@ back with its true next moment. If it dies, the loan simply ends. One process ne
 (:attr:`Limits.share`), so a newcomer, or the successor of a killed one, is never locked out.
 
 **The month.** Credits are booked before the call. Those booked and not used are given back; those of a process
-that died stay counted. The ledger can therefore only overstate what was spent.
+that died stay counted. The ledger can therefore only overstate what was spent. An ask of low priority books only what
+lies above the **reserve**: credits that more important work still needs this month (planner.py says how many).
 
 Node time throughout. What the promise rests on: clocks of the hosts of one installation differ by less than the margin
 the limits leave below the upstream's own (1 % of the gap is added on top), and a request that its sender has given up
@@ -26,10 +27,21 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from enum import IntEnum
 from typing import Literal
 
 from ray_app.clock import from_ms, to_ms
 from ray_app.errors import ConfigError
+
+
+class Priority(IntEnum):
+    """What an ask is for; the first go before the others when a month's credits run short."""
+
+    TOP = 0  # live prices of the first ranks
+    REST = 1  # live prices of the others
+    REGISTRY = 2  # lists and the market's figures
+    REPAIR = 3  # slots that were missed
+    BACKFILL = 4  # history
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,20 +106,31 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Nothing before ``until`` ms: the account is paused, all lanes are lent or resting, or the month is spent."""
+    """Nothing before ``until`` ms: the account is paused, all lanes are lent or resting, or the month is spent.
+
+    Or spent but for what more important asks still need (``reserve``).
+    """
 
     until: int
-    reason: Literal["paused", "rate", "month"]
+    reason: Literal["paused", "rate", "month", "reserve"]
+
+
+#: how soon an ask that met the reserve may be worth another try, ms
+RESERVE_AGAIN_MS = 6 * 3_600_000
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What a process wants: ``lanes`` for ``loan_ms``; between ``least`` and ``credits`` credits."""
+    """What a process wants: ``lanes`` for ``loan_ms``; between ``least`` and ``credits`` credits.
+
+    ``reserve``: credits of the month that must be left for others.
+    """
 
     lanes: int
     loan_ms: int
     credits: int = 0
     least: int = 0
+    reserve: int = 0
 
 
 def borrow(account: Account, limits: Limits, now: int, ask: Ask) -> tuple[Account, Grant | Refusal]:
@@ -116,9 +139,12 @@ def borrow(account: Account, limits: Limits, now: int, ask: Ask) -> tuple[Accoun
         return account, Refusal(account.paused_until, "paused")
     booked = ask.credits
     if limits.monthly is not None:
-        booked = min(booked, limits.monthly - account.spent)
-        if booked < ask.least:
+        left = limits.monthly - account.spent
+        if left < ask.least:
             return account, Refusal(next_month(now), "month")
+        booked = max(min(booked, left - ask.reserve), 0)
+        if booked < ask.least:
+            return account, Refusal(min(now + RESERVE_AGAIN_MS, next_month(now)), "reserve")
     # A loan cannot lie further ahead than its longest term: if it does, the clock was set back. Cut it to that.
     free_at = [min(at, now + ask.loan_ms) for at in account.free_at]
     free = sorted((at, lane) for lane, at in enumerate(free_at) if at <= now)[: ask.lanes]
@@ -142,6 +168,11 @@ def settle(account: Account, returned: Sequence[tuple[Loan, int]], month: int, c
             free_at[loan.lane] = at
     back = credits_back if month == account.month else 0
     return replace(account, free_at=tuple(free_at), spent=max(account.spent - back, 0))
+
+
+def raised(account: Account, spent: int) -> Account:
+    """The upstream has counted ``spent`` credits, ours and those of others; what we counted beyond stays counted."""
+    return replace(account, spent=max(account.spent, spent))
 
 
 def pause(account: Account, until_ms: int) -> Account:
@@ -187,7 +218,7 @@ class Lane:
         return replace(self, busy=False)
 
 
-# --- months and forecast --------------------------------------------------------------------------------------
+# --- months --------------------------------------------------------------------------------------
 
 
 def month_of(ms: int) -> int:
@@ -205,36 +236,3 @@ def next_month(ms: int) -> int:
     """The first ms of the month after the one ``ms`` is in."""
     month = month_of(ms)
     return month_start(month + 1 if month % 100 < 12 else month + 89)
-
-
-@dataclass(frozen=True, slots=True)
-class Forecast:
-    """Where the month is heading. ``limit`` None: no monthly limit. ``runs_out_at`` ms; None: not this month."""
-
-    account: str
-    month: int
-    spent: int
-    limit: int | None
-    projected: int
-    runs_out_at: int | None
-
-
-def forecast(
-    account: str, limits: Limits, now: int, spent: int, since: int | None = None, spent_then: int = 0
-) -> Forecast:
-    """Project to the end of the month at the rate since ``since`` ms (when ``spent_then`` was spent).
-
-    ``since`` None or before this month: the rate since the month began. Where both are known the higher one
-    counts: a node started on the 20th has spent nothing for 19 days and proves nothing by it.
-    """
-    start, end = month_start(month_of(now)), next_month(now)
-    rate = spent / max(now - start, 1)
-    if since is not None and since >= start and now - since >= 3_600_000:
-        rate = max(rate, (spent - spent_then) / (now - since))
-    projected = spent + round(rate * (end - now))
-    runs_out: int | None = None
-    if limits.monthly is not None and spent >= limits.monthly:
-        runs_out = now
-    elif limits.monthly is not None and projected > limits.monthly:
-        runs_out = now + math.floor((limits.monthly - spent) / rate)
-    return Forecast(account, month_of(now), spent, limits.monthly, projected, runs_out)

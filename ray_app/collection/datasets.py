@@ -18,6 +18,7 @@ from sqlalchemy import Connection
 from ray_app.assets import Asset
 from ray_app.clock import DAY_MS, HOUR_MS
 from ray_app.collection.expectation import Expected, Lifetime, expected
+from ray_app.collection.planner import next_boundary
 from ray_app.collection.schedule import Schedule, ScheduleVersion
 from ray_app.settings import Settings
 from ray_app.storage import records
@@ -182,8 +183,8 @@ def declare(conn: Connection, dataset: str, tiers: Sequence[Tier], now: int) -> 
     last = plan.versions[-1]
     if _same(last.tiers, tiers):
         return plan
-    step = max(t.schedule.interval_ms for t in (*last.tiers, *tiers))
-    begins = max(-(-now // step) * step, last.valid_from + step)
+    intervals = [tier.schedule.interval_s for tier in (*last.tiers, *tiers)]
+    begins = next_boundary(intervals, max(now, last.valid_from + 1))
     later = [Tier(t.schedule, begins, t.assets) for t in tiers]
     records.add_schedule_version(conn, dataset, last.number + 1, to_json(later), begins)
     return load(conn, dataset)
@@ -192,18 +193,27 @@ def declare(conn: Connection, dataset: str, tiers: Sequence[Tier], now: int) -> 
 # --- the node's own schedules ---------------------------------------------------------------------------------
 
 
-def price_tiers(assets: Sequence[Asset], settings: Settings, now: int) -> list[Tier]:
-    """The first ``price_fast_ranks`` assets by rank every ``price_interval_s``, the rest hourly.
+def wanted_price_intervals(settings: Settings) -> tuple[int, int]:
+    """Seconds between two prices of the first ranks, and of the others; alike where the first is an hour or more."""
+    return settings.price_interval_s, max(settings.price_interval_s, _SLOW_S)
 
-    ``assets`` are ordered by rank. The first slot expected of each tier is the one ``now`` lies in.
+
+def price_tiers(
+    assets: Sequence[Asset], settings: Settings, now: int, every: tuple[int, int] | None = None
+) -> list[Tier]:
+    """The first ``price_fast_ranks`` assets by rank, and the rest.
+
+    ``assets`` are ordered by rank. ``every``: seconds between two prices of either; default: as wanted (every
+    ``price_interval_s``, the rest hourly). The first slot expected of each tier is the one ``now`` lies in.
     """
+    wanted = wanted_price_intervals(settings)
     fast = frozenset(asset.asset_id for asset in assets[: settings.price_fast_ranks])
     slow = frozenset(asset.asset_id for asset in assets[settings.price_fast_ranks :])
-    if settings.price_interval_s >= _SLOW_S:
+    if wanted[0] == wanted[1]:
         fast, slow = fast | slow, frozenset()
     return [
         Tier(schedule, schedule.slot_of(now), members)
-        for members, interval_s in ((fast, settings.price_interval_s), (slow, _SLOW_S))
+        for members, interval_s in zip((fast, slow), every or wanted, strict=True)
         if members
         for schedule in (Schedule(PRICES, interval_s, jitter_s=min(_PRICE_JITTER_S, interval_s / 4)),)
     ]

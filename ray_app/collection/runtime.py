@@ -20,8 +20,9 @@ from sqlalchemy.exc import IntegrityError
 
 from ray_app.assets import AssetRegistry
 from ray_app.clock import Clock, iso, open_clock
+from ray_app.collection import spending
 from ray_app.collection.archive import Archive
-from ray_app.collection.budget import BudgetAuthority
+from ray_app.collection.budget import BudgetAuthority, Priority
 from ray_app.collection.event_bus import Notifier
 from ray_app.collection.ingest import Ingestor, Receipt
 from ray_app.collection.lease import Lease, LeaseKeeper
@@ -61,6 +62,9 @@ class Runtime:
     ingestor: Ingestor
     _registry: AssetRegistry
     _generation: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        self.budgets.reserve = self._reserve
 
     @classmethod
     async def open(
@@ -144,13 +148,22 @@ class Runtime:
 
     # --- upstream and database ---
 
-    async def fetch(self, request: Request) -> Receipt:
-        """Ask the upstream, ingest the answer, and say what it held.
+    async def _reserve(self, account: str, priority: Priority) -> int:
+        """Credits of the account's month that a request of this priority must leave."""
+        if account != spending.ACCOUNT:
+            return 0
+        limits, now, assets = self.upstreams[account].limits, self.clock.now_ms(), len(self._registry.active())
+        # undecided, a month without anything spent reserves most
+        decision = await self.read(lambda conn: spending.in_force(conn, assets, self.settings, limits, 0, now))
+        return spending.reserve(decision, limits, priority, now)
+
+    async def fetch(self, request: Request, priority: Priority = Priority.TOP) -> Receipt:
+        """Ask the upstream, ingest the answer, and say what it held. ``priority``: whose credits it may take.
 
         Raises what :meth:`Transport.fetch` and :meth:`Ingestor.ingest` raise. A receipt that is not ``ok`` carries
         the error the answer stands for.
         """
-        exchange = await self.transport.fetch(request)
+        exchange = await self.transport.fetch(request, priority)
         receipt = await self.ingestor.ingest(exchange)
         if receipt.outcome == "ok":
             self.transport.confirm(exchange)

@@ -19,7 +19,7 @@ import httpx
 
 from ray_app import __version__
 from ray_app.clock import Clock, iso
-from ray_app.collection.budget import BudgetAuthority, Permit
+from ray_app.collection.budget import BudgetAuthority, Permit, Priority
 from ray_app.collection.retry import (
     Backoff,
     Breaker,
@@ -157,12 +157,14 @@ class Transport:
         await self._budgets.pause(upstream.account, until)
         return asked, until
 
-    async def fetch(self, request: Request) -> Exchange:
+    async def fetch(self, request: Request, priority: Priority = Priority.TOP) -> Exchange:
         """The upstream's final answer: any status that retrying cannot change, 304 included.
 
-        Every attempt spends budget. Raises RateLimited (429 to the end), UpstreamUnavailable (5xx, time-outs, broken
-        connections or bodies to the end), UpstreamRejected (answers larger than ``max_body``, redirects to another
-        host), CircuitOpen and BudgetExhausted; ``error.exchange`` is the last complete answer, if any.
+        Every attempt spends budget, as far as its ``priority`` has a claim on it.
+
+        Raises RateLimited (429 to the end), UpstreamUnavailable (5xx, time-outs, broken connections or bodies to the
+        end), UpstreamRejected (answers larger than ``max_body``, redirects to another host), CircuitOpen and
+        BudgetExhausted; ``error.exchange`` is the last complete answer, if any.
         """
         upstream, cost = self._route(request.endpoint)
         last: UpstreamError | None = None
@@ -170,7 +172,7 @@ class Transport:
             if attempt and not isinstance(last, RateLimited):  # a pause is waited out by the budget
                 await self._clock.sleep(self._backoff.delay_s(attempt - 1, self._draw()))
             try:
-                return await self._attempt(request, upstream, cost)
+                return await self._attempt(request, upstream, cost, priority)
             except (RateLimited, UpstreamUnavailable) as error:
                 if error.exchange is None and last is not None:
                     error.exchange = last.exchange
@@ -192,7 +194,7 @@ class Transport:
         except KeyError:
             raise ConfigError(f"no upstream account {account!r} is set up for endpoint {endpoint!r}") from None
 
-    async def _attempt(self, request: Request, upstream: Upstream, cost: int) -> Exchange:
+    async def _attempt(self, request: Request, upstream: Upstream, cost: int, priority: Priority) -> Exchange:
         """One admitted, budgeted try; updates the circuit breaker by what came of it."""
         account, endpoint = upstream.account, request.endpoint
         self._breakers[account], wait_until = admit(self._breakers[account], self._rules, self._clock.now_ms())
@@ -200,7 +202,7 @@ class Transport:
             raise CircuitOpen(endpoint, wait_until)
         outcome: Callable[[Breaker], Breaker] = abandoned
         try:
-            exchange = await self._send(request, upstream, cost)
+            exchange = await self._send(request, upstream, cost, priority)
             outcome = succeeded
             if exchange.status in _RETRIED:
                 outcome = self._failed
@@ -232,12 +234,12 @@ class Transport:
             raise error
         return exchange
 
-    async def _send(self, request: Request, upstream: Upstream, cost: int) -> Exchange:
+    async def _send(self, request: Request, upstream: Upstream, cost: int, priority: Priority) -> Exchange:
         """Send and read one answer, following redirects on the same host; each hop spends budget."""
         url = self._url(request, upstream)
         home = (url.scheme, url.host, url.port)
         for _ in range(MAX_REDIRECTS + 1):
-            with await self._permit(request, upstream, cost):
+            with await self._permit(request, upstream, cost, priority):
                 answer, redirect = await self._within_time(request, upstream, url)
             if redirect is None:
                 return answer
@@ -251,10 +253,12 @@ class Transport:
     def _url(self, request: Request, upstream: Upstream) -> httpx.URL:
         return httpx.URL(f"{upstream.base_url}/{request.path.lstrip('/')}", params=dict(request.params))
 
-    async def _permit(self, request: Request, upstream: Upstream, cost: int) -> Permit:
+    async def _permit(self, request: Request, upstream: Upstream, cost: int, priority: Priority) -> Permit:
         try:
             while True:
-                permit = await self._budgets.acquire(upstream.account, cost, max_wait_s=self._max_wait_s)
+                permit = await self._budgets.acquire(
+                    upstream.account, cost, priority=priority, max_wait_s=self._max_wait_s
+                )
                 if permit.valid():
                     return permit
                 permit.close(sent=False)  # the process stood still in between

@@ -9,8 +9,8 @@ the rest of the registry, one call an hour                       744
 left for repairs and retries                                      49
 ===========================================================  =======
 
-A registry of more than 500 active assets (two calls an hour) fits only with a larger plan. :func:`needed` is this
-arithmetic.
+A registry of more than 500 active assets (two calls an hour) does not fit: what the plan cannot carry is asked for less
+often (collection/planner.py).
 """
 
 from __future__ import annotations
@@ -33,9 +33,6 @@ class Upstream:
     headers: Mapping[str, str] = field(repr=False)
     limits: Limits
 
-
-#: node hours between two looks at the whole market: every two hours would take 76 credits too many in 31 days
-GLOBAL_EVERY_H = 3
 
 PUBLIC_COINGECKO = "https://api.coingecko.com/api/v3"
 PAID_COINGECKO = "https://pro-api.coingecko.com/api/v3"
@@ -110,6 +107,11 @@ def refuse_live_upstreams(settings: Settings, upstreams: Mapping[str, Upstream])
             )
 
 
+def pays(upstream: Upstream) -> bool:
+    """Whether its requests carry a paid key of CoinGecko, which can be asked for what was spent with it."""
+    return "x-cg-pro-api-key" in upstream.headers
+
+
 def _header_value(key: str) -> str:
     """The key as a header can carry it; the error does not quote it."""
     if not (key.isascii() and key.isprintable()) or " " in key:
@@ -120,11 +122,3 @@ def _header_value(key: str) -> str:
 def limits_of(upstreams: Mapping[str, Upstream]) -> dict[str, Limits]:
     """What :class:`~ray_app.collection.budget.BudgetAuthority` takes."""
     return {account: upstream.limits for account, upstream in upstreams.items()}
-
-
-def needed(assets: int, settings: Settings, *, days: int = 31, global_every_h: int = GLOBAL_EVERY_H) -> int:
-    """Credits of CoinGecko that live polling of ``assets`` takes in a month, repairs and retries not counted."""
-    fast = min(assets, settings.price_fast_ranks)
-    per_day = -(-fast // 250) * (86_400 / settings.price_interval_s)
-    per_day += -(-(assets - fast) // 250) * 24 + 1 + 24 / global_every_h
-    return round(per_day * days)

@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ray_app.assets import AssetRegistry
 from ray_app.clock import DAY_MS, HOUR_MS, MINUTE_MS, Clock, to_ms
-from ray_app.collection import budget_rules, datasets
+from ray_app.collection import budget_rules, datasets, spending
 from ray_app.collection.budget_ledger import DatabaseLedger
 from ray_app.collection.collectors import COLLECTORS
 from ray_app.collection.datasets import Plan
@@ -81,7 +81,7 @@ def collect_evidence(
             collectors = tuple(collector_evidence(conn, known, plans, now))
             letters = health_queries.dead_letters_since(conn, now - DAY_MS)
             doubts = health_queries.quality_events_since(conn, now - DAY_MS)
-        accounts = tuple(_accounts(db, settings, collectors, plans, breakers or {}, now))
+        accounts = tuple(_accounts(db, settings, collectors, known, breakers or {}, now))
     except (StorageError, SQLAlchemyError):
         return outside
     return replace(
@@ -264,27 +264,30 @@ def _accounts(
     db: Database,
     settings: Settings,
     collectors: Sequence[CollectorEvidence],
-    plans: Mapping[str, Plan],
+    known: AssetRegistry,
     breakers: Mapping[str, int],
     now: int,
 ) -> Iterable[AccountEvidence]:
     ledger, month = DatabaseLedger(db), budget_rules.month_of(now)
     written = _written_circuits(collectors)
-    began = min((plan.horizon for plan in plans.values() if plan.dataset == "prices" and plan.horizon), default=None)
     for name, upstream in build_upstreams(settings).items():
         account = ledger.peek(name, upstream.limits, month)
-        outlook = budget_rules.forecast(name, upstream.limits, now, account.spent, began)
+        with db.read() as conn:
+            seen = spending.outlook(conn, name, known, settings, upstream.limits, account.spent, now)
         until, since = written.get(name, (0, None))
         until = max(until, breakers.get(name, 0))
         yield AccountEvidence(
             account=name,
             spent=account.spent,
-            monthly=upstream.limits.monthly,
-            projected=outlook.projected,
-            runs_out_at=outlook.runs_out_at,
+            monthly=seen.forecast.limit,
+            projected=seen.forecast.projected,
+            runs_out_at=seen.forecast.runs_out_at,
             paused_until=account.paused_until,
             circuit_until=until or None,
             circuit_since=since,
+            thinned=seen.thinned,
+            advice=seen.advice,
+            remarks=seen.remarks,
         )
 
 

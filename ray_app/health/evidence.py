@@ -77,7 +77,11 @@ class CollectorEvidence:
 
 @dataclass(frozen=True, slots=True)
 class AccountEvidence:
-    """One upstream account. ``circuit_until``: no request leaves before then, because too many failed."""
+    """One upstream account. ``circuit_until``: no request leaves before then, because too many failed.
+
+    ``thinned``: what is asked for less often than wanted, as the month's credits do not carry it, in words; ``advice``:
+    what to do about it. ``remarks``: what the upstream says of the key that is not as we assume.
+    """
 
     account: str
     spent: int
@@ -87,6 +91,9 @@ class AccountEvidence:
     paused_until: int
     circuit_until: int | None
     circuit_since: int | None = None
+    thinned: tuple[str, ...] = ()
+    advice: str | None = None
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

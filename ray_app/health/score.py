@@ -267,10 +267,17 @@ def _account(account: AccountEvidence, part: float, now: int) -> Iterable[_Findi
         yield _Finding(part, f"{name}: this month's {account.monthly} credits are spent")
     elif account.runs_out_at is not None and account.monthly is not None:
         days = max(account.runs_out_at - now, 0) // DAY_MS
+        advice = f"; longer lasts {account.advice}" if account.advice else ""
         yield _Finding(
             part * 0.2,
-            f"{name}: at this rate this month's {account.monthly} credits last {days} more days",
+            f"{name}: this month's {account.monthly} credits last {days} more days, the first ranks longest{advice}",
         )
+    if account.thinned:
+        what = "; ".join(account.thinned)
+        reason = f"{name}: {account.monthly} credits a month do not carry all that is wanted: {what}"
+        yield _Finding(part * 0.1, f"{reason}. More takes {account.advice}" if account.advice else reason)
+    for remark in account.remarks:
+        yield _Finding(part * 0.05, f"{name}: {remark}")
     if account.circuit_until is not None and account.circuit_until > now:
         reason = f"{name}: too many requests failed, none is made for now (circuit open)"
         yield _Finding(part, reason, account.circuit_since)

@@ -55,7 +55,7 @@ def switched_off(settings: Settings) -> list[str]:
     if settings.coingecko_api_key is None and settings.origin == "live":
         off.append(
             f"CoinGecko key: keyless plan; the first {settings.price_fast_ranks} assets every "
-            f"{settings.price_interval_s} s, the rest hourly (COINGECKO_API_KEY)"
+            f"{settings.price_interval_s} s, the rest hourly, or what its credits carry (COINGECKO_API_KEY)"
         )
     if not settings.cors_origins:
         off.append("CORS: no web page of another origin may call the API (CORS_ORIGINS)")

@@ -94,6 +94,10 @@ def _quota(status: NodeStatus) -> Iterator[str]:
     accounts = {quota["account"]: quota for row in status.collectors or () for quota in row["quota"]}
     for position, quota in enumerate(accounts.values()):
         yield _line("" if position else "quota", _account(quota))
+        for text in (*quota["thinned"], *quota["remarks"]):
+            yield _line("", f"  {text}")
+        if quota["advice"] is not None:
+            yield _line("", f"  more takes {quota['advice']}")
 
 
 def _account(quota: dict[str, Any]) -> str:
@@ -102,7 +106,7 @@ def _account(quota: dict[str, Any]) -> str:
         return f"{name}: {spent} in {month}, no monthly limit"
     text = f"{name}: {spent} of {quota['limit']} in {month}"
     if quota["projected"] is not None:
-        text += f", at this rate {quota['projected']:.0f} at its end"
+        text += f", {quota['projected']:.0f} at its end as scheduled"
     if quota["runs_out_at"] is not None:
         text += f": RUNS OUT {quota['runs_out_at']}"
     return text

@@ -71,12 +71,16 @@ class World:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One request: node time, what the path's placeholder stands for, query parameters, If-None-Match."""
+    """One request: node time, what the path's placeholder stands for, query parameters, If-None-Match.
+
+    ``calls``: how many with its paid key came this month, itself included; None: it has none.
+    """
 
     now_ms: int
     subject: str
     params: Mapping[str, str]
     if_none_match: str | None = None
+    calls: int | None = None
 
 
 class SimulatedEndpoint(ABC):

@@ -12,7 +12,7 @@ import contextlib
 import gzip
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from ray_app.sandbox.answers import Answer, Question, Rejection, SimulatedEndpoi
 from ray_app.sandbox.faults import Fault, FaultScript, load_faults
 from ray_app.sandbox.generated import GeneratedMarket
 from ray_app.sandbox.replay import ReplayFile, ReplayMarket, replay_shift
-from ray_app.sandbox.request_log import Logged, RequestLog
+from ray_app.sandbox.request_log import Calls, Logged, RequestLog, caller_of
 from ray_app.sandbox.spoil import first_page, replacement, spoilt
 
 Scope = MutableMapping[str, Any]
@@ -91,6 +91,7 @@ class SandboxApp:
         self.requests = 0
         #: set when the server is about to end: answers that a fault holds back are broken off
         self.ending = asyncio.Event()
+        self._calls = Calls(config.request_log, WallClock().now_ms())
         self._log = RequestLog(config.request_log) if config.request_log is not None else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -149,16 +150,20 @@ class SandboxApp:
                 return
             took = round((time.perf_counter() - started) * 1_000, 3)
             kind = None if fault is None else fault.kind
-            self._log.write(Logged(now, wall, source, name, path, params, delivery.status, kind, delivery.sent, took))
+            seen = (now, wall, source, name, path, params, delivery.status, kind, delivery.sent, took)
+            self._log.write(Logged(*seen, caller=caller))
 
         delivery = _Delivery(scope, receive, send, now, fault, self.ending, log)
+        caller = caller_of(delivery.request_header(b"x-cg-pro-api-key")) if source == "coingecko" else None
+        self._calls.came(caller, now)
         try:
             if scope["method"] not in {"GET", "HEAD"}:
                 answer = json_answer({"message": "method not allowed"}, 405)
             elif endpoint is None:
                 answer = json_answer(_NOT_FOUND[source], 404)
             else:
-                question = Question(now, subject, params, delivery.request_header(b"if-none-match"))
+                calls = self._calls.of(caller, now) if name == "key" else None
+                question = Question(now, subject, params, delivery.request_header(b"if-none-match"), calls)
                 answer = self._answer(endpoint, question, fault)
             await delivery.send(answer)
         finally:
@@ -174,7 +179,7 @@ class SandboxApp:
         if (params := first_page(fault, question.params)) is not None:
             return _ask(endpoint, Question(question.now_ms, question.subject, params), self.world)
         # Without If-None-Match: a fault changes what is said, so nobody has it already.
-        answer = _ask(endpoint, Question(question.now_ms, question.subject, question.params), self.world)
+        answer = _ask(endpoint, replace(question, if_none_match=None), self.world)
         return spoilt(answer, fault, self.faults.seed, endpoint.source, endpoint.name)
 
     def state(self) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""CoinGecko's public API v3, keyless plan, in US dollars: shared/upstreams.md §1 and docs.coingecko.com."""
+"""CoinGecko's API v3 in US dollars: shared/upstreams.md §1 and docs.coingecko.com.
+
+The keyless plan, and ``/key`` for any paid key: of the Analyst plan, with the calls that really came.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,7 @@ from ray_app.sandbox.answers import (
 )
 from ray_app.sandbox.coingecko_base import (
     CoinGeckoEndpoint,
+    beyond_the_plan,
     in_usd,
     percent,
     precision_of,
@@ -284,6 +288,33 @@ def _rates(ranked: Iterable[Asset], snapshot: Snapshot, market: Market) -> dict[
     return rates
 
 
+#: the Analyst plan: requests a minute, credits a month
+_PER_MINUTE, _CREDITS = 500, 500_000
+
+
+class Key(CoinGeckoEndpoint):
+    """GET /key: what the key may spend and has spent."""
+
+    name = "key"
+    pattern = re.compile(r"/key")
+
+    def answer(self, question: Question, world: World) -> Answer:  # noqa: ARG002
+        if question.calls is None:
+            raise beyond_the_plan(question.now_ms, 10002, "API Key Missing")
+        return json_answer(
+            {
+                "plan": "Analyst",
+                "rate_limit_request_per_minute": _PER_MINUTE,
+                "monthly_call_credit": _CREDITS,
+                "current_total_monthly_calls": question.calls,
+                "current_remaining_monthly_calls": max(_CREDITS - question.calls, 0),
+                "api_key_rate_limit_request_per_minute": _PER_MINUTE,
+                "api_key_monthly_call_credit": _CREDITS,
+                "api_key_current_total_monthly_calls": question.calls,
+            }
+        )
+
+
 ENDPOINTS: tuple[SimulatedEndpoint, ...] = (
     Ping(),
     SimplePrice(),
@@ -293,4 +324,5 @@ ENDPOINTS: tuple[SimulatedEndpoint, ...] = (
     MarketChart(),
     Ohlc(),
     Global(),
+    Key(),
 )

@@ -26,7 +26,7 @@ def refuse(status: int, message: str) -> Rejection:
 
 
 def beyond_the_plan(now_ms: int, code: int, message: str) -> Rejection:
-    """A refusal of what the keyless plan does not have."""
+    """A refusal of what the plan does not have."""
     return Rejection(json_answer({"error": error_status(now_ms, code, message)}, 401))
 
 

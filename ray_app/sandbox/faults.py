@@ -22,7 +22,7 @@ from ray_app.sandbox.rng import unit_of
 
 #: source → its endpoints
 SOURCES: dict[str, tuple[str, ...]] = {
-    "coingecko": ("markets", "market_chart", "ohlc", "coins_list", "global", "simple_price", "ping"),
+    "coingecko": ("markets", "market_chart", "ohlc", "coins_list", "global", "simple_price", "ping", "key"),
     "coinbase": ("products", "candles"),
     "coinbase-v2": ("exchange_rates",),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import hashlib
 import os
 import re
 from collections import Counter, defaultdict
@@ -13,6 +14,7 @@ from typing import Any
 
 import orjson
 
+from ray_app.clock import from_ms
 from ray_app.errors import ConfigError
 
 #: query parameters that may carry a key, as any upstream of upstreams.md spells it: their values are never written
@@ -33,12 +35,46 @@ class Logged:
     fault: str | None
     bytes: int
     ms: float  # wall milliseconds until the answer was sent
+    caller: str | None = None  # which paid key it came with (a hash of it); None: with none
 
     def line(self) -> builtins.bytes:
         """The JSON line; keys in parameters are masked."""
         masked = {name: "***" if _SECRET.search(name) else text for name, text in self.params.items()}
         fields: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__}
         return orjson.dumps({**fields, "params": masked}) + b"\n"
+
+
+def caller_of(key: str | None) -> str | None:
+    """What stands for a key in the log."""
+    return None if key is None else hashlib.sha256(key.encode()).hexdigest()[:8]
+
+
+class Calls:
+    """How many requests came with each paid key in each month of node time, those in an older log included."""
+
+    def __init__(self, log: Path | None, began_wall_ms: int) -> None:
+        self._log, self._began = log, began_wall_ms
+        self._counts: Counter[tuple[str, str]] = Counter()
+
+    def came(self, caller: str | None, at: int) -> None:
+        """A request has arrived."""
+        if caller is not None:
+            self._counts[caller, _month(at)] += 1
+
+    def of(self, caller: str | None, at: int) -> int | None:
+        """The calls of the month that ``at`` is in."""
+        if caller is None:
+            return None
+        if self._log is not None and self._log.exists():
+            for old in read_log(self._log):
+                if old.wall < self._began:
+                    self.came(old.caller, old.at)
+        self._log = None
+        return self._counts[caller, _month(at)]
+
+
+def _month(ms: int) -> str:
+    return f"{from_ms(ms):%Y%m}"
 
 
 class RequestLog:

@@ -8,11 +8,13 @@ import time
 from typing import Any
 
 from ray_app.clock import Clock, iso
-from ray_app.collection.budget import BudgetAuthority
-from ray_app.collection.budget_rules import Forecast
+from ray_app.collection import spending
+from ray_app.collection.budget_ledger import DatabaseLedger
+from ray_app.collection.budget_rules import month_of
 from ray_app.collection.collectors import COLLECTORS
 from ray_app.collection.reports import collector_report
-from ray_app.collection.upstreams import build_upstreams, limits_of
+from ray_app.collection.spending import Outlook
+from ray_app.collection.upstreams import build_upstreams
 from ray_app.serving.prices_board import RegistryProvider
 from ray_app.settings import Settings
 from ray_app.storage.engine import Database
@@ -49,7 +51,7 @@ class StoredStats:
         self._db = db
         self._clock = clock
         self._registry = registry
-        self._budgets = BudgetAuthority(db, clock, limits_of(build_upstreams(settings)))
+        self._settings = settings
         self._lock = threading.Lock()
         self._kept: tuple[float, list[dict[str, Any]]] | None = None
 
@@ -65,33 +67,42 @@ class StoredStats:
 
     def _read(self) -> list[dict[str, Any]]:
         names = {name: kind.datasets for name, kind in COLLECTORS.items()}
+        now, registry, ledger = self._clock.now_ms(), self._registry.current, DatabaseLedger(self._db)
+        upstreams = build_upstreams(self._settings)
+        spent = {name: ledger.peek(name, one.limits, month_of(now)).spent for name, one in upstreams.items()}
         with self._db.read() as conn:
-            rows = collector_report(conn, self._registry.current, names, self._clock.now_ms())
-        quotas = {
-            account: self._budgets.forecast(account) for account in {a for used in ACCOUNTS.values() for a in used}
-        }
-        return [_show(row, [quotas[account] for account in ACCOUNTS.get(row["collector"], ())]) for row in rows]
+            rows = collector_report(conn, registry, names, now)
+            outlooks = {
+                name: spending.outlook(conn, name, registry, self._settings, one.limits, spent[name], now)
+                for name, one in upstreams.items()
+            }
+        return [_show(row, [outlooks[account] for account in ACCOUNTS.get(row["collector"], ())]) for row in rows]
 
 
 _TIMES = ("last_event_time", "last_started_at", "last_success_at", "last_error_at", "next_run_at")
 
 
-def _show(row: dict[str, Any], quotas: list[Forecast]) -> dict[str, Any]:
+def _show(row: dict[str, Any], outlooks: list[Outlook]) -> dict[str, Any]:
     return row | {
         **{name: _time(row[name]) for name in _TIMES},
         "last_error": public_text(row["last_error"]),
         "datasets": [part | {"since": iso(part["since"])} for part in row["datasets"]],
-        "quota": [
-            {
-                "account": quota.account,
-                "month": f"{quota.month // 100}-{quota.month % 100:02d}",
-                "spent": quota.spent,
-                "limit": quota.limit,
-                "projected": quota.projected,
-                "runs_out_at": _time(quota.runs_out_at),
-            }
-            for quota in quotas
-        ],
+        "quota": [_quota(outlook) for outlook in outlooks],
+    }
+
+
+def _quota(outlook: Outlook) -> dict[str, Any]:
+    seen = outlook.forecast
+    return {
+        "account": seen.account,
+        "month": f"{seen.month // 100}-{seen.month % 100:02d}",
+        "spent": seen.spent,
+        "limit": seen.limit,
+        "projected": seen.projected,
+        "runs_out_at": _time(seen.runs_out_at),
+        "thinned": list(outlook.thinned),
+        "advice": outlook.advice,
+        "remarks": list(outlook.remarks),
     }
 
 

@@ -12,10 +12,11 @@ Formats: https://docs.cdp.coinbase.com/exchange and upstreams.md §15. What trip
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any, ClassVar, Final
 from urllib.parse import quote
 
-from ray_app.clock import MINUTE_MS, iso
+from ray_app.clock import MINUTE_MS, iso, to_ms
 from ray_app.errors import MalformedPayload
 from ray_app.sources.addressing import path_values
 from ray_app.sources.base import Endpoint, Exchange, Parsed, Request, Row
@@ -140,8 +141,13 @@ class CandlesBase(Endpoint):
         return product
 
     def candles(self, exchange: Exchange, found: Findings) -> list[Candle]:
-        """Closed candles, ascending, each once; what cannot be read or contradicts itself is an issue."""
+        """Closed candles of the range asked for, ascending, each once.
+
+        What cannot be read or contradicts itself is an issue. Candles from outside the range are left alone: the
+        exchange may send some before ``start``, and wrong times must not overwrite hours that nobody asked about.
+        """
         product, interval_s = self.product(exchange), self._interval_s(exchange.request)
+        first, last = (self._bound(exchange.request, name) for name in ("start", "end"))
         items = expect_list(self.name, read_answer(exchange), "[time, low, high, open, close, volume]")
         candles: list[Candle] = []
         timed = 0
@@ -161,8 +167,21 @@ class CandlesBase(Endpoint):
         return [
             candle
             for candle in on_grid
-            if candle.close_time <= exchange.fetched_at and consistent(found, product, candle)
+            if (first is None or first <= candle.open_time)
+            and (last is None or candle.open_time <= last)
+            and candle.close_time <= exchange.fetched_at
+            and consistent(found, product, candle)
         ]
+
+    def _bound(self, request: Request, name: str) -> int | None:
+        """A bound of the range asked for, ms; None where the request has none."""
+        said = request.params.get(name)
+        if said is None:
+            return None
+        try:
+            return int(said) * 1_000 if said.isascii() and said.isdigit() else to_ms(datetime.fromisoformat(said))
+        except (ValueError, OverflowError):
+            raise MalformedPayload(self.name, f"the request's {name} {shown(said)} is no time") from None
 
     def _candle(self, found: Findings, product: str, opens_at: int, item: list[Any], interval_s: int) -> Candle | None:
         where = str(opens_at)
@@ -195,6 +214,7 @@ class Candles(CandlesBase):
     """``/products/{product_id}/candles`` as candles."""
 
     name: ClassVar[str] = "coinbase.candles"
+    parser_version: ClassVar[int] = 2  # 2: candles outside of the range asked for are left alone
 
     def parse(self, exchange: Exchange) -> Parsed:
         """ohlc_data rows of venue ``coinbase``, ascending."""
@@ -213,6 +233,7 @@ class PriceCandles(CandlesBase):
     """
 
     name: ClassVar[str] = "coinbase.price_candles"
+    parser_version: ClassVar[int] = 2  # 2: as Candles
 
     def parse(self, exchange: Exchange) -> Parsed:
         """price_data_real rows of source ``coinbase.candles``; every other column is NULL."""

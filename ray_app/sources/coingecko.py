@@ -12,6 +12,7 @@ Formats: https://docs.coingecko.com/reference and upstreams.md §1. What trips p
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final
 
@@ -322,6 +323,47 @@ class Global(CoinGeckoEndpoint):
         return Parsed((row,), found.all())
 
 
+class Key(CoinGeckoEndpoint):
+    """``/key`` (paid plans): what the key may spend, and what has been spent with it this month, by whomever.
+
+    An account has limits, and each of its keys may have its own: the one of which less is left counts.
+    """
+
+    name: ClassVar[str] = "coingecko.key"
+    paths: ClassVar[tuple[str, ...]] = ("/key",)
+
+    def request(self) -> Request:
+        """The key that the request is sent with."""
+        return Request(self.name, "/key")
+
+    def parse(self, exchange: Exchange) -> Parsed:
+        """One account_plans row; its ``key_usage`` is JSON: plan, calls, credits, per_minute."""
+        body = expect_object(self.name, read_answer(exchange), "the key's usage")
+        found = Findings()
+
+        def count(field: str) -> int | None:
+            return integer(found, "key", field, body.get(field), COUNT)
+
+        calls, credits_ = count("current_total_monthly_calls"), count("monthly_call_credit")
+        own_calls, own_credits = count("api_key_current_total_monthly_calls"), count("api_key_monthly_call_credit")
+        if calls is None:
+            raise MalformedPayload(self.name, "no number 'current_total_monthly_calls' in the body")
+        if own_calls is not None and own_credits:
+            left = credits_ - calls if credits_ else own_credits
+            if own_credits - own_calls <= left:
+                calls, credits_ = own_calls, own_credits
+        rates = [count("rate_limit_request_per_minute"), count("api_key_rate_limit_request_per_minute")]
+        usage = {
+            "plan": text(found, "key", "plan", body.get("plan"), longest=64),
+            "calls": calls,
+            "credits": credits_ or None,
+            "per_minute": min((rate for rate in rates if rate), default=None),
+        }
+        values: dict[str, JsonScalar] = {"key_usage": json.dumps(usage), "updated_at": exchange.fetched_at}
+        row = Row("account_plans", {"account": self.account}, values, exchange.fetched_at)
+        return Parsed((row,), found.all())
+
+
 ENDPOINTS: Final[tuple[Endpoint, ...]] = (
     Markets(),
     SimplePrice(),
@@ -329,4 +371,5 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
     Ohlc(),
     CoinsList(),
     Global(),
+    Key(),
 )

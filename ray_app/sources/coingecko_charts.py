@@ -53,7 +53,8 @@ class MarketChart(CoinGeckoEndpoint):
     """
 
     name: ClassVar[str] = "coingecko.market_chart"
-    parser_version: ClassVar[int] = 2  # 2: a point ahead of the fetch has no say in the slots' length
+    parser_version: ClassVar[int] = 3  # 2: a point ahead of the fetch has no say in the slots' length; 3: nor has
+    # one outside of the range asked for, and it makes no row
     paths: ClassVar[tuple[str, ...]] = ("/coins/{id}/market_chart/range", "/coins/{id}/market_chart")
     query: ClassVar[frozenset[str]] = frozenset({"vs_currency", "days", "from", "to", "interval", "precision"})
 
@@ -85,7 +86,7 @@ class MarketChart(CoinGeckoEndpoint):
         rows: dict[int, Row] = {}
         moments = [
             moment
-            for moment in sorted(prices)
+            for moment in _within_range(exchange.request, sorted(prices))
             if not_ahead(found, coin_id, f"prices@{moment}", moment, exchange.fetched_at) is not None
         ]
         interval_s = self._interval_s(exchange.request, moments) if moments else 0
@@ -142,6 +143,15 @@ class MarketChart(CoinGeckoEndpoint):
         if days is None:
             raise MalformedPayload(self.name, "one price and no days, range or interval: its slot cannot be told")
         return 300 if days <= 1 else 3_600 if days <= 90 else 86_400
+
+
+def _within_range(request: Request, moments: Sequence[int]) -> Sequence[int]:
+    """Those that the request asked about; all of them where it names no range, or not in seconds."""
+    bounds = [request.params.get(name, "") for name in ("from", "to")]
+    if not all(text.isascii() and text.isdigit() for text in bounds):
+        return moments
+    first, last = (int(text) * 1_000 for text in bounds)
+    return [moment for moment in moments if first <= moment < last + 1_000]
 
 
 def _days(params: Mapping[str, str]) -> float | None:

@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import pymysql
-import pymysql.cursors
 from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, exc, make_url
 from sqlalchemy.pool import QueuePool
 
 from ray_app.errors import ConfigError, StorageError
+from ray_app.storage.cursor import Cursor
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -196,32 +196,6 @@ class _Turns:
                     self._queue[0].set()
 
 
-class _Cursor(pymysql.cursors.Cursor):
-    """Makes ``rowcount`` mean on MySQL what it means on SQLite.
-
-    UPDATE: rows matched by WHERE. INSERT … ON DUPLICATE KEY UPDATE: rows inserted or really changed (MySQL reports
-    2 for a changed row). The server says both in the OK packet's text: ``Rows matched: N`` and ``Duplicates: D``.
-    It needs a session without CLIENT_FOUND_ROWS, under which unchanged rows cannot be told from inserted ones.
-    """
-
-    def _query(self, q: str | bytes) -> int:
-        super()._query(q)  # type: ignore[misc]  # not in the stubs
-        text = self._result.message or b""  # type: ignore[attr-defined]
-        if b"Rows matched:" in text:
-            self.rowcount = int(text.split(b":", 1)[1].split()[0])
-        elif b"Duplicates:" in text and _upserts(q):
-            self.rowcount -= int(text.split(b"Duplicates:", 1)[1].split()[0])
-        elif self.rowcount == 2 and _upserts(q):
-            self.rowcount = 1  # one row of VALUES comes without a text
-        return self.rowcount
-
-
-def _upserts(query: str | bytes) -> bool:
-    if isinstance(query, str):
-        return "ON DUPLICATE KEY UPDATE" in query
-    return b"ON DUPLICATE KEY UPDATE" in query
-
-
 def mysql_code(error: exc.DBAPIError) -> int | None:
     """The server's (or client library's) error number; None where there is none."""
     args = error.orig.args if error.orig is not None else ()
@@ -321,9 +295,8 @@ def _mysql_engine(url: URL, pool_size: int) -> Engine:
         pool_recycle=1_800,
         hide_parameters=True,
         connect_args={
-            "cursorclass": _Cursor,
+            "cursorclass": Cursor,
             "connect_timeout": 10,
-            "local_infile": True,
             "init_command": f"SET SESSION sql_mode='{_SQL_MODE}', time_zone='+00:00', innodb_lock_wait_timeout=10",
         },
     )
@@ -334,9 +307,6 @@ def _mysql_engine(url: URL, pool_size: int) -> Engine:
 
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, _record: object) -> None:
-        # With the capability on, any answer of a hostile server could ask for any file of ours. It stays off
-        # except while a statement of our own (upsert.py) is loading.
-        connection._local_infile = False  # noqa: SLF001
         _notice_a_dead_peer(connection._sock)  # noqa: SLF001
 
     return engine

@@ -268,6 +268,32 @@ def gap_counts(conn: Connection) -> list[Record]:
     return _records(conn.execute(query).all())
 
 
+#: what an observation may say of an asset besides its price
+PRICE_FIELDS = tuple(str(column.name) for column in price_data_real.c if column.nullable)
+
+
+def repaired_fields_query() -> Select[*tuple[Any, ...]]:
+    """Price slots that the ledger calls repaired: how many, and in how many of them each field is known."""
+    gap, price = collection_gaps.c, price_data_real.c
+    inside = and_(price.asset_id == gap.asset_id, price.slot >= gap.start, price.slot < gap.end)
+    known = [func.max(case((price[name].is_not(None), 1), else_=0)).label(name) for name in PRICE_FIELDS]
+    slots = (
+        select(price.asset_id, price.slot, *known)
+        .select_from(collection_gaps.join(price_data_real, inside))
+        .where(gap.dataset == "prices", gap.state == "repaired")
+        .group_by(price.asset_id, price.slot)
+        .subquery()
+    )
+    counts: list[ColumnElement[Any]] = [func.sum(slots.c[name]).label(name) for name in PRICE_FIELDS]
+    return select(func.count().label("slots"), *counts)
+
+
+def repaired_fields(conn: Connection) -> tuple[int, dict[str, int]]:
+    """How many price slots were repaired, and field → in how many of them it is NULL, for history does not give it."""
+    row = conn.execute(repaired_fields_query()).mappings().one()
+    return row["slots"], {name: n for name in PRICE_FIELDS if (n := row["slots"] - int(row[name] or 0))}
+
+
 # --- fetches and collectors -----------------------------------------------------------------------------------
 
 

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Table, bindparam, delete, func, insert, selec
 from sqlalchemy.dialects import mysql, sqlite
 
 from ray_app.storage.tables import (
+    account_plans,
     collection_schedules,
     collector_runs,
     crypto_assets,
@@ -264,6 +265,33 @@ def add_schedule_version(conn: Connection, dataset: str, version: int, definitio
             dataset=dataset, version=version, definition=definition, valid_from=valid_from, valid_to=None
         )
     )
+
+
+def account_plan(conn: Connection, account: str, *, lock: bool = False) -> tuple[str | None, str | None]:
+    """(decision, key usage) of an upstream account, as JSON or None. ``lock``: nobody else changes them meanwhile."""
+    query = select(account_plans.c.decision, account_plans.c.key_usage).where(account_plans.c.account == account)
+    if lock:
+        verb = "OR IGNORE" if conn.dialect.name == "sqlite" else "IGNORE"
+        blank = {"account": account, "updated_at": 0}
+        conn.execute(insert(account_plans).prefix_with(verb), blank)  # a row that is not there cannot be locked
+        query = query if conn.dialect.name == "sqlite" else query.with_for_update()
+    row = conn.execute(query).one_or_none()
+    return (None, None) if row is None else (row.decision, row.key_usage)
+
+
+def save_account_plan(conn: Connection, account: str, now_ms: int, **texts: str) -> None:
+    """Keep ``decision`` or ``key_usage``; :func:`account_plan` has locked the row."""
+    values = {**texts, "updated_at": now_ms}
+    conn.execute(update(account_plans).where(account_plans.c.account == account).values(values))
+
+
+def rate_limited_since(conn: Connection, sources: Sequence[str], since: int) -> bool:
+    """Whether one of the endpoints has refused for its rate limit after ``since`` ms."""
+    columns = fetches.c
+    found = select(columns.fetch_id).where(
+        columns.source.in_(list(sources)), columns.fetched_at > since, columns.outcome == "rate_limited"
+    )
+    return conn.execute(found.limit(1)).first() is not None
 
 
 def registry_generation(conn: Connection) -> tuple[int, int]:

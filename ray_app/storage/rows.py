@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from itertools import chain
 from operator import itemgetter
 from typing import Any, cast
 
@@ -34,8 +35,10 @@ def checked(table: Table, rows: Sequence[Mapping[str, object]]) -> list[tuple[Ce
     """
     names = [column.name for column in table.columns]
     taken = _taken(table, names, rows)
+    cells = list(chain.from_iterable(taken))
     cleaned: dict[int, list[Cell]] = {}
-    for place, (column, values) in enumerate(zip(table.columns, zip(*taken, strict=True), strict=False)):
+    for place, column in enumerate(table.columns):
+        values = cells[place :: len(names)]
         if not _check_of(table, column.name).in_order(values):
             cleaned[place] = _cleaned(table, column, values)
     if not cleaned:

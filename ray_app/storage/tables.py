@@ -310,6 +310,16 @@ quota_ledger = Table(
     **MYSQL,
 )
 
+account_plans = Table(
+    "account_plans",
+    metadata,
+    Column("account", _code(32), primary_key=True),
+    Column("decision", Text, comment="JSON: what the month's credits carry (collection/planner.py); NULL: undecided"),
+    Column("key_usage", Text, comment="JSON: what the upstream last said of the key (GET /key)"),
+    Column("updated_at", BigInteger, nullable=False, comment="ms"),
+    **MYSQL,
+)
+
 outbox_heads = Table(
     "outbox_heads",
     metadata,

@@ -9,32 +9,24 @@ Two writes of the same place in the order must be the same write: it names paylo
 
 from __future__ import annotations
 
-import logging
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from operator import itemgetter
 
-import orjson
-from sqlalchemy import Connection, Table, exc
+from sqlalchemy import Connection, Table
 from sqlalchemy.dialects import mysql, sqlite
 
 from ray_app.errors import StorageError
-from ray_app.storage.engine import mysql_code
+from ray_app.storage.cursor import Batch
 from ray_app.storage.lookup import rows_of_keys
 from ray_app.storage.rows import Cell, checked
 from ray_app.storage.tables import ORDER_COLUMNS
 
-logger = logging.getLogger(__name__)
-
-#: From this many rows on, MySQL loads a staging table instead of reading statements (measured: benchmarks/ingest.py).
-BULK_ROWS = 500
-#: Servers and users that may not LOAD DATA LOCAL or create a temporary table.
-_BULK_REFUSED = frozenset({1148, 3948, 4166, 2068, 1044, 1142, 1227, 1290})
-_STAGE = "_guarded_stage"
+#: From this many rows on, MySQL takes them by prepared statement: to prepare one costs a round trip more than it
+#: saves on fewer (measured: benchmarks/ingest.py).
+BATCH_ROWS = 20
 
 _QUOTE = {"sqlite": sqlite.dialect().identifier_preparer.quote, "mysql": mysql.dialect().identifier_preparer.quote}
-_MYSQL = mysql.dialect()
 
 
 def key_columns(table: Table) -> tuple[str, ...]:
@@ -63,11 +55,11 @@ def guarded_upsert(conn: Connection, table: Table, rows: Sequence[Mapping[str, o
     cells = _merged(table, checked(table, rows))
     if conn.dialect.name == "sqlite":
         return conn.exec_driver_sql(_sqlite_statement(table), cells).rowcount
-    if len(cells) >= BULK_ROWS and conn.info.get("bulk", True):
-        changed = _bulk(conn, table, cells)
-        if changed is not None:
-            return changed
-    return conn.exec_driver_sql(_mysql_statement(table), cells).rowcount
+    statement = _mysql_statement(table, bool(getattr(conn.dialect, "is_mariadb", False)))
+    if len(cells) < BATCH_ROWS:
+        return conn.exec_driver_sql(statement, cells).rowcount
+    batch = Batch([column.type.python_type for column in table.columns], cells)
+    return conn.exec_driver_sql(statement, (batch,)).rowcount
 
 
 def standing(conn: Connection, table: Table, rows: Sequence[Mapping[str, object]]) -> list[bool]:
@@ -139,129 +131,31 @@ def _sqlite_statement(table: Table) -> str:
 
 
 @lru_cache(maxsize=256)
-def _mysql_statement(table: Table) -> str:
-    q = _QUOTE["mysql"]
-    columns = [column.name for column in table.columns]
-    return (
-        f"INSERT INTO {q(table.name)} ({_list(q, columns)}) VALUES ({', '.join(['%s'] * len(columns))}) "
-        f"{_mysql_guard(table)}"
-    )
-
-
-@lru_cache(maxsize=256)
-def _mysql_guard(table: Table) -> str:
-    """ON DUPLICATE KEY UPDATE under the total order.
+def _mysql_statement(table: Table, is_mariadb: bool) -> str:
+    """INSERT … ON DUPLICATE KEY UPDATE under the total order.
 
     MySQL assigns from left to right and later expressions see the new values. So the order columns come last, and
     among them the least significant first: once one is assigned, "higher" still holds if a more significant column
     decided, and if none did the columns still to come are equal anyway.
+
+    MariaDB compares once a row, in the first assignment, and remembers the answer: on 200 columns comparing in each
+    is a third of the server's work. MySQL 8 has deprecated setting a variable within an expression, and compares.
     """
     q, key, order = _QUOTE["mysql"], key_columns(table), order_columns(table)
     earliest, target = table.info.get("earliest", ()), _QUOTE["mysql"](table.name)
-
-    def old(column: str) -> str:
-        return f"{target}.{q(column)}"
-
+    columns = [column.name for column in table.columns]
     news = ", ".join(f"VALUES({q(c)})" for c in order)
     higher = f"({news}) > ({_list(q, order, target + '.')})"
-    values = [column.name for column in table.columns if column.name not in {*key, *order}]
+    guarded = [c for c in columns if c not in {*key, *order, *earliest}] + [*reversed(order)]
+    known = [f"@higher := {higher}", *["@higher"] * (len(guarded) - 1)] if is_mariadb else [higher] * len(guarded)
     assignments = [
-        f"{q(c)} = LEAST({old(c)}, VALUES({q(c)}))"
-        if c in earliest
-        else f"{q(c)} = IF({higher}, VALUES({q(c)}), {old(c)})"
-        for c in (*values, *reversed(order))
+        *(f"{q(c)} = LEAST({target}.{q(c)}, VALUES({q(c)}))" for c in earliest),
+        *(f"{q(c)} = IF({h}, VALUES({q(c)}), {target}.{q(c)})" for c, h in zip(guarded, known, strict=True)),
     ]
-    return f"ON DUPLICATE KEY UPDATE {', '.join(assignments)}"
-
-
-def _bulk(conn: Connection, table: Table, cells: list[tuple[Cell, ...]]) -> int | None:
-    """LOAD DATA into a temporary table, then one guarded merge; None if this server or user may not do that."""
-    q, names = _QUOTE["mysql"], [column.name for column in table.columns]
-    types = ", ".join(f"{q(c.name)} {c.type.compile(dialect=_MYSQL)} NULL" for c in table.columns)
-    try:
-        conn.exec_driver_sql(f"DROP TEMPORARY TABLE IF EXISTS {_STAGE}")
-        conn.exec_driver_sql(
-            f"CREATE TEMPORARY TABLE {_STAGE} ({types}) ENGINE=InnoDB CHARSET=utf8mb4 COLLATE=utf8mb4_bin"
-        )
-        _load(conn, table, cells)
-    except exc.DBAPIError as error:
-        if mysql_code(error) not in _BULK_REFUSED:
-            raise
-        conn.info["bulk"] = False
-        logger.warning("bulk loading is refused (%s); writing rows by statement, which is slower", error.orig)
-        return None
-    changed = conn.exec_driver_sql(
-        f"INSERT INTO {q(table.name)} ({_list(q, names)}) SELECT {_list(q, names)} FROM {_STAGE} {_mysql_guard(table)}"
-    ).rowcount
-    conn.exec_driver_sql(f"DROP TEMPORARY TABLE {_STAGE}")
-    return changed
-
-
-def _load(conn: Connection, table: Table, cells: list[tuple[Cell, ...]]) -> None:
-    q, kinds = _QUOTE["mysql"], {column.name: column.type.python_type for column in table.columns}
-    names = list(kinds)
-    numeric = [place for place, name in enumerate(names) if kinds[name] in {int, float}]
-    rest = [place for place, name in enumerate(names) if kinds[name] not in {int, float}]
-    binary = {name: f"@b{place}" for place, name in enumerate(names) if kinds[name] is bytes}
-    targets = ", ".join(binary.get(names[place]) or q(names[place]) for place in (*numeric, *rest))
-    decoded = ", ".join(f"{q(name)} = UNHEX({variable})" for name, variable in binary.items())
-    with tempfile.TemporaryFile("w+b") as file:  # without a name: a killed process leaves nothing behind
-        file.writelines(_lines(cells, numeric, rest))
-        file.seek(0)
-        statement = (
-            f"LOAD DATA LOCAL INFILE '/dev/fd/{file.fileno()}' INTO TABLE {_STAGE} CHARACTER SET utf8mb4 "
-            rf"FIELDS TERMINATED BY '\t' ESCAPED BY '\\' LINES TERMINATED BY '\n' ({targets})"
-            + (f" SET {decoded}" if decoded else "")
-        )
-        driver = conn.connection.dbapi_connection
-        driver._local_infile = True  # type: ignore[union-attr]  # noqa: SLF001 - see engine.py: off otherwise
-        try:
-            loaded = conn.exec_driver_sql(statement).rowcount
-        finally:
-            driver._local_infile = False  # type: ignore[union-attr]  # noqa: SLF001
-    # LOCAL turns errors into warnings: whatever was changed on the way in must stop the transaction.
-    warnings = conn.exec_driver_sql("SHOW WARNINGS LIMIT 3").all()
-    if loaded != len(cells) or warnings:
-        said = "; ".join(str(warning[2]) for warning in warnings)
-        raise StorageError(f"LOAD DATA took {loaded} of {len(cells)} rows: {said or 'no warning'}")
-
-
-_ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r", "\0": "\\0"})
-
-
-def _lines(cells: list[tuple[Cell, ...]], numeric: Sequence[int], rest: Sequence[int]) -> Iterator[bytes]:
-    """The rows as LOAD DATA reads them: numeric columns, then the others, between tabs.
-
-    Numbers are written by orjson, all at once and in the shortest form that reads back the same: a tenth of the time
-    that Python takes cell by cell.
-    """
-    pick = _picked(numeric)
-    numbers = (
-        orjson.dumps([pick(row) for row in cells])[2:-2].replace(b"null", b"\\N").replace(b",", b"\t").split(b"]\t[")
+    return (
+        f"INSERT INTO {target} ({_list(q, columns)}) VALUES ({', '.join(['%s'] * len(columns))}) "
+        f"ON DUPLICATE KEY UPDATE {', '.join(assignments)}"
     )
-    escaped = [_escaped([row[place] for row in cells]) for place in rest]
-    for first, *others in zip(numbers, *escaped, strict=True):
-        yield b"\t".join((first, *others)) + b"\n"
-
-
-def _picked(places: Sequence[int]) -> Callable[[tuple[Cell, ...]], tuple[Cell, ...]]:
-    if len(places) == 1:
-        (place,) = places
-        return lambda row: (row[place],)
-    return itemgetter(*places)
-
-
-def _escaped(values: list[Cell]) -> Iterator[bytes]:
-    """A column of text or bytes; what repeats (hashes, sources) is escaped once."""
-    return map({value: _field(value) for value in set(values)}.__getitem__, values)
-
-
-def _field(value: Cell) -> bytes:
-    if value is None:
-        return b"\\N"
-    if isinstance(value, bytes):
-        return value.hex().encode()
-    return str(value).translate(_ESCAPES).encode()
 
 
 def _list(quote: object, columns: Sequence[str], prefix: str = "") -> str:

@@ -52,6 +52,9 @@ COLLECTOR = {
             "limit": 10_000,
             "projected": 11_250,
             "runs_out_at": "2026-11-27T00:00:00.000Z",
+            "thinned": ["the market's figures every 6 h instead of 3 h"],
+            "advice": "a larger plan",
+            "remarks": ["others have spent 12 credits with this key since the look before"],
         }
     ],
 }
@@ -117,7 +120,10 @@ def test_one_screen_says_what_an_operator_asks():
         "http://127.0.0.1:8265   token in /data/run/ray_token",
         "crypto-prices              1200     1190      3       7      105 s ago    in 4 min".replace("105 s", "45 s"),
         "last error 30 min ago: coingecko: 429 Too Many Requests",
-        "coingecko: 9000 of 10000 in 2026-11, at this rate 11250 at its end: RUNS OUT 2026-11-27T00:00:00.000Z",
+        "coingecko: 9000 of 10000 in 2026-11, 11250 at its end as scheduled: RUNS OUT 2026-11-27T00:00:00.000Z",
+        "  the market's figures every 6 h instead of 3 h",
+        "  others have spent 12 credits with this key since the look before",
+        "  more takes a larger plan",
         "candles-86400: complete (100000 slots)",
         "candles-3600: 99.9 %, 1 of 700000 slots owed, 1 requests to go",
         "prices: 7 owed (ranges)",

@@ -17,7 +17,7 @@ from sqlalchemy import select
 
 from ray_app.clock import Clock, ManualClock, WallClock
 from ray_app.collection import budget_rules as rules
-from ray_app.collection.budget import BudgetAuthority, Limits
+from ray_app.collection.budget import BudgetAuthority, Limits, Priority
 from ray_app.collection.budget_ledger import DatabaseLedger, MemoryLedger
 from ray_app.collection.budget_rules import Account, Ask, Grant, Lane, Loan, Refusal
 from ray_app.errors import BudgetExhausted, ConfigError, StorageError
@@ -155,6 +155,37 @@ def test_credits_of_another_month_are_not_given_back_to_this_one():
     assert rules.settle(account, [], 202612, 5).spent == 5
 
 
+def test_a_low_ask_leaves_the_reserve_and_a_high_one_may_have_it():
+    limits = Limits(10, 1.0, 10, monthly=100)
+    account = Account((0,) * 10, 0, MONTH, 95)
+    refused = rules.borrow(account, limits, NOW, Ask(1, 5_000, 3, 1, reserve=5))
+    assert refused == (account, Refusal(NOW + rules.RESERVE_AGAIN_MS, "reserve"))
+    after, granted = rules.borrow(account, limits, NOW, Ask(1, 5_000, 3, 1, reserve=3))
+    assert (granted.credits, after.spent) == (2, 97), "as much of it as there is"
+    after, granted = rules.borrow(after, limits, NOW, Ask(1, 5_000, 3, 1))
+    assert (granted.credits, after.spent) == (3, 100)
+    assert rules.borrow(after, limits, NOW, Ask(1, 5_000, 1, 1, reserve=50))[1] == Refusal(DECEMBER, "month")
+    lanes_only, granted = rules.borrow(after, limits, NOW, Ask(1, 5_000, reserve=50))
+    assert (granted.credits, lanes_only.spent) == (0, 100)
+
+
+@given(st.lists(st.tuples(st.integers(1, 5), st.booleans(), st.integers(0, 40)), max_size=60))
+def test_low_asks_never_take_what_is_reserved_in_any_order(asks):
+    limits, account = Limits(100, 1.0, 100, monthly=40), Account((0,) * 100, 0, MONTH, 0)
+    for wanted, low, reserve in asks:
+        before = account.spent
+        account, outcome = rules.borrow(account, limits, NOW, Ask(0, 1, wanted, 1, reserve if low else 0))
+        if low and isinstance(outcome, Grant):
+            assert account.spent <= 40 - reserve
+        assert before <= account.spent <= 40
+
+
+def test_the_upstreams_count_raises_the_ledger_and_never_lowers_it():
+    account = Account((0,), 0, MONTH, 50)
+    assert rules.raised(account, 70).spent == 70
+    assert rules.raised(account, 30) == account
+
+
 @pytest.mark.parametrize("wrong", [(0, 1.0, 1), (1, 0, 1), (1, 1.0, 2), (1, 1.0, 0), (200, 1.0, 101)])
 def test_limits_that_mean_nothing_are_refused(wrong):
     with pytest.raises(ConfigError, match="needs requests"):
@@ -166,24 +197,6 @@ def test_months_begin_at_utc_midnight():
     assert rules.month_of(DECEMBER) == 202612
     assert rules.next_month(NOW) == rules.next_month(DECEMBER - 1) == DECEMBER
     assert rules.month_of(rules.next_month(rules.month_start(202612))) == 202701
-
-
-def test_the_forecast_uses_the_rate_since_the_node_runs_where_that_is_higher():
-    limits = Limits(10, 60.0, monthly=10_000)
-    start = rules.month_start(MONTH)
-    half = start + 15 * 86_400_000
-    even = rules.forecast("x", limits, half, 4_000)
-    assert (even.spent, even.limit, even.projected, even.runs_out_at) == (4_000, 10_000, 8_000, None)
-    day = 86_400_000
-    started_late = rules.forecast("x", limits, half, 1_000, since=half - day, spent_then=0)
-    assert started_late.projected == 16_000
-    assert started_late.runs_out_at == half + 9 * day
-    assert rules.forecast("x", limits, half, 10_000).runs_out_at == half
-    assert rules.forecast("x", limits, half, 1_000, since=half - 60_000, spent_then=0).projected == 2_000, (
-        "too short to tell"
-    )
-    assert rules.forecast("x", limits, start, 0).projected == 0
-    assert rules.forecast("x", Limits(1, 1), half, 10**9).runs_out_at is None
 
 
 # --- the authority on a virtual clock -------------------------------------------------------------------------------
@@ -449,6 +462,64 @@ def test_closing_early_gives_back_what_is_idle():
     asyncio.run(scene())
 
 
+def test_a_refused_repair_names_the_reserve_and_the_live_ask_behind_it_is_served():
+    async def scene() -> None:
+        clock = VirtualClock()
+        (authority,) = authorities(clock, Limits(10, 60.0, 5, monthly=10), 1)
+
+        async def reserve(account: str, priority: Priority) -> int:
+            assert account == "up"
+            return 8 if priority == Priority.REPAIR else 0
+
+        authority.reserve = reserve
+
+        async def ask(priority: Priority) -> str:
+            try:
+                (await authority.acquire("up", priority=priority)).close()
+            except BudgetExhausted as error:
+                return str(error)
+            return "sent"
+
+        repairs = [asyncio.ensure_future(ask(Priority.REPAIR)) for _ in range(4)]
+        live = asyncio.ensure_future(ask(Priority.TOP))
+        await clock.run(*repairs, live)
+        said = [task.result() for task in repairs]
+        assert said.count("sent") == 2
+        assert [text for text in said if text != "sent"] == [
+            text for text in said if "the rest of the 10 credits" in text
+        ]
+        assert "reserved for more important work" in said[-1]
+        assert live.result() == "sent", "it stood behind the repairs"
+        again = asyncio.ensure_future(ask(Priority.TOP))
+        await clock.run(again)
+        assert again.result() == "sent"
+
+    asyncio.run(scene())
+
+
+def test_credits_booked_for_live_asks_are_not_spent_on_repairs():
+    """Four live asks book together and three are never sent: what they leave goes back, not to the repair."""
+
+    async def scene() -> None:
+        clock = ManualClock(NOW)
+        (authority,) = authorities(clock, Limits(10, 1.0, 10, monthly=4), 1)
+
+        async def reserve(_: str, priority: Priority) -> int:
+            return 4 if priority == Priority.REPAIR else 0
+
+        authority.reserve = reserve
+        permits = [await authority.acquire("up") for _ in range(3)]
+        for permit in permits[1:]:
+            permit.close(sent=False)
+        with pytest.raises(BudgetExhausted, match="reserved"):
+            await authority.acquire("up", priority=Priority.REPAIR)
+        permits[0].close()
+        await authority.aclose()
+        assert authority.spent("up") == 1
+
+    asyncio.run(scene())
+
+
 def test_an_account_without_a_budget_is_named():
     async def scene() -> None:
         (authority,) = authorities(ManualClock(NOW), Limits(1, 1.0), 1)
@@ -513,16 +584,19 @@ async def test_a_failed_transaction_changes_nothing(db: Database):
 
 
 RATE = Limits(20, 1.0, 10, monthly=100_000)
+SHORT = Limits(40, 1.0, 10, monthly=60)
 
 
-def spend(url: str, log: str, seconds: float) -> None:
+def spend(url: str, log: str, seconds: float, limits: Limits = RATE) -> None:
     """Send as fast as the budget allows, noting the moment in the middle of each request."""
 
     async def one(authority: BudgetAuthority, notes, rng: random.Random, end: float) -> None:
         while time.monotonic() < end:
             try:
                 permit = await authority.acquire("up", max_wait_s=1)
-            except BudgetExhausted:
+            except BudgetExhausted as error:
+                if "are spent" in str(error):
+                    return
                 continue
             with permit:
                 await asyncio.sleep(rng.uniform(0, 0.05))
@@ -531,7 +605,7 @@ def spend(url: str, log: str, seconds: float) -> None:
 
     async def main() -> None:
         db = Database(url)
-        authority = BudgetAuthority(db, WallClock(), {"up": RATE}, request_timeout_s=1)
+        authority = BudgetAuthority(db, WallClock(), {"up": limits}, request_timeout_s=1)
         with Path(log).open("ab", buffering=0) as notes:
             rng = random.Random(os.getpid())
             await asyncio.gather(*(one(authority, notes, rng, time.monotonic() + seconds) for _ in range(12)))
@@ -563,3 +637,41 @@ def test_processes_that_share_a_database_keep_one_budget_even_when_one_is_killed
     assert all(len(arrivals_of([log])) >= 5 for log in logs[1:]), "both survivors were served"
     booked = DatabaseLedger(db).peek("up", RATE, rules.month_of(time.time_ns() // 1_000_000)).spent
     assert len(arrivals) <= booked <= len(arrivals) + 24, "at most what the killed process had booked is lost"
+
+
+def stand_still(url: str, log: str) -> None:
+    """Take a permit, be stopped before sending, and go on as the transport does."""
+
+    async def main() -> None:
+        db = Database(url)
+        authority = BudgetAuthority(db, WallClock(), {"up": SHORT}, request_timeout_s=1)
+        permit = await authority.acquire("up")
+        os.kill(os.getpid(), signal.SIGSTOP)
+        Path(log).write_text(str(permit.valid()))
+        permit.close(sent=False)
+        await authority.aclose()
+        db.dispose()
+
+    asyncio.run(main())
+
+
+@pytest.mark.integration
+def test_two_clusters_share_a_month_and_a_zombie_spends_nothing_of_it(db: Database, database_url: str, tmp_path: Path):
+    """Two processes spend what is left of 60 credits while a third stands still with a permit in its hand."""
+    awake, logs = tmp_path / "zombie", [tmp_path / f"log{n}" for n in range(2)]
+    zombie = processes.Process(target=stand_still, args=(database_url, str(awake)))
+    zombie.start()
+    wait_until(lambda: Path(f"/proc/{zombie.pid}/stat").read_text().split()[2] == "T", 60, "the zombie stands still")
+    spenders = [processes.Process(target=spend, args=(database_url, str(log), 60.0, SHORT)) for log in logs]
+    for spender in spenders:
+        spender.start()
+    for spender in spenders:
+        spender.join(60)
+    arrivals, month = arrivals_of(logs), rules.month_of(time.time_ns() // 1_000_000)
+    assert 50 < len(arrivals) < SHORT.monthly
+    loan_ends = max(DatabaseLedger(db).peek("up", SHORT, month).free_at)
+    wait_until(lambda: time.time_ns() // 1_000_000 > loan_ends, 60, "the zombie's loan is over")
+    os.kill(zombie.pid, signal.SIGCONT)
+    zombie.join(60)
+    assert awake.read_text() == "False", "it may not send what it was allowed to send then"
+    assert len(arrivals) <= DatabaseLedger(db).peek("up", SHORT, month).spent < SHORT.monthly, "its credit is back"

@@ -148,14 +148,22 @@ async def test_ids_left_out_are_noted_and_filled_from_coinbase(bench):
         assert event["subject"] == "ethereum"
 
 
-async def test_a_spent_month_falls_back_without_a_request(bench):
+async def test_when_the_month_runs_dry_the_first_ranks_are_last_to_stop_and_rates_step_in_without_a_request(bench):
     async with bench("crypto-prices", coingecko_monthly_limit=2) as b:
-        await b.acting.poll()
+        first = await b.acting.poll()
+        assert "reserved for more important work" in first.errors[0]
         b.go_to(START + SLOT + MINUTE)
+        await b.acting.poll()
+        b.go_to(START + 2 * SLOT + MINUTE)
         result = await b.acting.poll()
+        assert "credits of 202611 are spent" in result.errors[0]
         assert len(b.world.requests("markets")) == 2
-        assert b.prices()["BTC", START + SLOT]["source"] == "coinbase.exchange_rates"
-        assert "credits" in result.errors[0]
+        assert [b.prices()["BTC", START + n * SLOT]["source"] for n in range(3)] == [
+            "coingecko.markets",
+            "coingecko.markets",
+            "coinbase.exchange_rates",
+        ]
+        assert b.prices()["LINK", START]["source"] == "coinbase.exchange_rates"
 
 
 async def test_a_storm_of_429_is_waited_out_and_everything_is_archived(bench):

@@ -7,15 +7,15 @@ import pytest
 
 from ray_app.assets import AssetRegistry
 from ray_app.clock import DAY_MS, to_ms
+from ray_app.collection import planner, spending
 from ray_app.collection.budget_rules import next_month
-from ray_app.collection.collectors.registry import SCHEDULES
+from ray_app.collection.collectors.registry import schedules
 from ray_app.collection.datasets import price_tiers
 from ray_app.collection.upstreams import (
     COINBASE_EXCHANGE,
     COINGECKO_PLANS,
     build_upstreams,
     limits_of,
-    needed,
     refuse_live_upstreams,
 )
 from ray_app.errors import ConfigError
@@ -92,19 +92,17 @@ def test_a_month_of_live_polling_of_the_whole_registry_fits_the_keyless_plan(mon
     for tier in price_tiers(assets, settings(), begins):
         slots = len(range(begins, ends, tier.schedule.interval_ms))
         calls["prices"] += slots * -(-len(tier.assets) // MAX_IDS)
-    for source, schedule in SCHEDULES:
+    for source, schedule in schedules():
         if source.startswith("coingecko."):
             calls[source] += len(range(begins, ends, schedule.interval_ms))
     days = (ends - begins) // DAY_MS
     assert days in {28, 29, 30, 31}
-    assert sum(calls.values()) == needed(len(assets), settings(), days=days)
+    keyless = COINGECKO_PLANS["keyless"]
+    decision = planner.decide(spending.wanted(len(assets), settings()), keyless, 0, begins)
+    assert decision.thinned() == []
+    assert sum(calls.values()) == decision.need(begins, ends)
     assert sum(calls.values()) < COINGECKO_PLANS["keyless"].monthly
     assert calls["coingecko.global"] == 8 * days
-
-
-def test_a_registry_of_over_500_assets_needs_a_larger_plan():
-    assert needed(500, settings()) < 10_000
-    assert needed(501, settings(), days=30) > 10_000
 
 
 URLS = ("coingecko_base_url", "coinbase_exchange_base_url", "coinbase_api_base_url")

@@ -1,6 +1,6 @@
 """An independent checker of a sandbox node that played a file: shares no code with the node.
 
-It reads four things with nobody's help: the Parquet file, the sandbox's request log, the SQLite file and the archive.
+It reads four things with nobody's help: the Parquet file, the sandbox's request log, the database and the archive.
 Times are ms of node time.
 """
 
@@ -11,14 +11,16 @@ import json
 import math
 import sqlite3
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import polars as pl
+import pymysql
 import zstandard
+from pymysql.cursors import DictCursor
 
 MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000
 SLOT = 5 * MINUTE
@@ -65,30 +67,75 @@ class Market:
         return {at for at in range(-(-start // HOUR) * HOUR, end, HOUR) if (symbol, at) in self.candles}
 
 
-class Node:
-    """What a node left in its state directory."""
+Row = Mapping[str, Any]
 
-    def __init__(self, state_dir: Path) -> None:
-        self.state_dir = state_dir
-        self._db = sqlite3.connect(f"file:{state_dir / 'node.db'}?mode=ro", uri=True)
+
+class Tables(Protocol):
+    """A database to read from. ``?`` stands for a value."""
+
+    def query(self, statement: str, values: tuple[Any, ...] = ()) -> list[Row]:
+        """The rows, by column."""
+        ...
+
+    def close(self) -> None:
+        """Let go of it."""
+        ...
+
+
+class SqliteTables:
+    """A SQLite file, read only."""
+
+    def __init__(self, file: Path) -> None:
+        self._db = sqlite3.connect(f"file:{file}?mode=ro", uri=True)
         self._db.row_factory = sqlite3.Row
-        self.symbol_of = dict(self._db.execute("SELECT asset_id, symbol FROM crypto_assets"))
-        self.product_of = dict(
-            self._db.execute("SELECT symbol, coinbase_product FROM crypto_assets WHERE coinbase_product IS NOT NULL")
+
+    def query(self, statement: str, values: tuple[Any, ...] = ()) -> list[Row]:
+        return [dict(row) for row in self._db.execute(statement, values)]
+
+    def close(self) -> None:
+        self._db.close()
+
+
+class MysqlTables:
+    """A database of a MySQL or MariaDB server on loopback. Each query sees what is committed by then."""
+
+    def __init__(self, port: int, database: str, user: str, password: str) -> None:
+        self._db = pymysql.connect(
+            host="127.0.0.1", port=port, database=database, user=user, password=password, autocommit=True
         )
-        self.listed = {
-            row["symbol"]: row["coin_id"]
-            for row in self._db.execute("SELECT symbol, coin_id FROM crypto_assets WHERE status = 'active'")
-        }
+
+    def query(self, statement: str, values: tuple[Any, ...] = ()) -> list[Row]:
+        with self._db.cursor(DictCursor) as cursor:
+            cursor.execute(statement.replace("?", "%s"), values)
+            return list(cursor.fetchall())
+
+    def close(self) -> None:
+        self._db.close()
+
+
+class Node:
+    """What a node left in its state directory, and in ``tables`` where its database is not there."""
+
+    def __init__(self, state_dir: Path, tables: Tables | None = None) -> None:
+        self.state_dir = state_dir
+        self._db: Tables = tables or SqliteTables(state_dir / "node.db")
+        assets = self.query("SELECT * FROM crypto_assets")
+        self.symbol_of = {row["asset_id"]: row["symbol"] for row in assets}
+        self.product_of = {row["symbol"]: row["coinbase_product"] for row in assets if row["coinbase_product"]}
+        self.listed = {row["symbol"]: row["coin_id"] for row in assets if row["status"] == "active"}
 
     def close(self) -> None:
         """Let go of the database."""
         self._db.close()
 
+    def query(self, statement: str, values: tuple[Any, ...] = ()) -> list[Row]:
+        """The rows of a query; ``?`` stands for a value."""
+        return self._db.query(statement, values)
+
     def rows(self, table: str, time: str, start: int, end: int) -> list[tuple[Any, ...]]:
         """Every column of every row of ``table`` with ``start <= time < end``, in order."""
-        found = self._db.execute(f"SELECT * FROM {table} WHERE {time} >= ? AND {time} < ?", (start, end))
-        return sorted((tuple(row) for row in found), key=repr)
+        found = self.query(f"SELECT * FROM {table} WHERE {time} >= ? AND {time} < ?", (start, end))
+        return sorted((tuple(row.values()) for row in found), key=repr)
 
     def candles(self, interval_s: int, start: int, end: int) -> dict[tuple[str, int], Candle]:
         """The stored candles; AssertionError where one hour has two versions (the file revises nothing)."""
@@ -96,25 +143,21 @@ class Node:
         query = (
             "SELECT * FROM ohlc_data WHERE venue = 'coinbase' AND interval_s = ? AND open_time >= ? AND open_time < ?"
         )
-        for row in self._db.execute(query, (interval_s, start, end)):
+        for row in self.query(query, (interval_s, start, end)):
             key = (self.symbol_of[row["asset_id"]], row["open_time"])
             assert key not in found, f"two versions of {key}"
             prices = (row["open_price"], row["high_price"], row["low_price"], row["close_price"])
             found[key] = (*prices, row["volume"])
         return found
 
-    def prices(self, start: int, end: int) -> dict[tuple[str, int], sqlite3.Row]:
+    def prices(self, start: int, end: int) -> dict[tuple[str, int], Row]:
         """The stored prices by symbol and slot; AssertionError where a slot has two."""
-        found: dict[tuple[str, int], sqlite3.Row] = {}
-        for row in self._db.execute("SELECT * FROM price_data_real WHERE slot >= ? AND slot < ?", (start, end)):
+        found: dict[tuple[str, int], Row] = {}
+        for row in self.query("SELECT * FROM price_data_real WHERE slot >= ? AND slot < ?", (start, end)):
             key = (self.symbol_of[row["asset_id"]], row["slot"])
             assert key not in found, f"two prices for {key}"
             found[key] = row
         return found
-
-    def query(self, statement: str, values: tuple[Any, ...] = ()) -> list[sqlite3.Row]:
-        """The rows of a query."""
-        return self._db.execute(statement, values).fetchall()
 
     def settled(self, dataset: str, state: str) -> set[tuple[str, int]]:
         """The slots that the ledger holds in ``state``, by symbol; each range says why."""
@@ -122,20 +165,24 @@ class Node:
         query = "SELECT * FROM collection_gaps WHERE dataset = ? AND state = ? AND reason IS NOT NULL"
         return {
             (self.symbol_of[row["asset_id"]], at)
-            for row in self._db.execute(query, (dataset, state))
+            for row in self.query(query, (dataset, state))
             for at in range(row["start"], row["end"], step)
         }
 
+    def log(self) -> list[dict[str, Any]]:
+        """Every request that the sandbox saw, by arrival."""
+        lines = (self.state_dir / "requests.jsonl").read_text().splitlines()
+        return sorted((json.loads(line) for line in lines), key=lambda entry: entry["at"])
+
     def requests(self, endpoint: str) -> list[dict[str, Any]]:
         """What the sandbox saw and answered with 200, oldest first."""
-        lines = (self.state_dir / "requests.jsonl").read_text().splitlines()
-        entries = [json.loads(line) for line in lines]
-        return [entry for entry in entries if entry["endpoint"] == endpoint and entry["status"] == 200]
+        return [entry for entry in self.log() if entry["endpoint"] == endpoint and entry["status"] == 200]
 
     def payload(self, digest: str) -> Any:
         """The archived body of this hash, found through the index of fetches and read with zstd alone."""
-        row = self._db.execute("SELECT segment, position FROM fetches WHERE payload_hash = ?", (digest,)).fetchone()
-        assert row is not None, f"no fetch has the payload {digest}"
+        rows = self.query("SELECT segment, position FROM fetches WHERE payload_hash = ?", (digest,))
+        assert rows, f"no fetch has the payload {digest}"
+        row = rows[0]
         with (self.state_dir / "archive" / row["segment"]).open("rb") as stream:
             stream.seek(row["position"])
             line, body = zstandard.ZstdDecompressor().stream_reader(stream).read(1 << 26).split(b"\n", 1)
@@ -147,7 +194,7 @@ class Node:
     def candle_payloads(self, interval_s: int) -> Iterator[tuple[str, list[tuple[int, Candle]]]]:
         """Each payload that stored candles name, with those candles: ``(digest, [(open time, candle)])``."""
         groups: dict[str, list[tuple[int, Candle]]] = defaultdict(list)
-        for row in self._db.execute("SELECT * FROM ohlc_data WHERE interval_s = ?", (interval_s,)):
+        for row in self.query("SELECT * FROM ohlc_data WHERE interval_s = ?", (interval_s,)):
             prices = (row["open_price"], row["high_price"], row["low_price"], row["close_price"])
             groups[row["payload_hash"]].append((row["open_time"], (*prices, row["volume"])))
         yield from groups.items()

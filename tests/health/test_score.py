@@ -133,6 +133,8 @@ IMPERFECT = {
     "an upstream's pause": evidence(accounts=(account(paused_until=NOW + 1_000),)),
     "spent credits": evidence(accounts=(account(spent=10_000),)),
     "credits that will not last": evidence(accounts=(account(runs_out_at=NOW + DAY_MS),)),
+    "work that is thinned": evidence(accounts=(account(thinned=("the market's figures every 6 h instead of 3 h",)),)),
+    "a key that others use": evidence(accounts=(account(remarks=("others have spent 12 credits",)),)),
     "an unreadable database": evidence(readable=False),
     "a dead letter": evidence(dead_letters={"coingecko.markets": 1}),
     "a failed pass": with_collector(0, collector("crypto-prices", dataset(), last_error_at=NOW)),
@@ -162,6 +164,21 @@ def test_whatever_is_found_costs_named_points_and_100_is_out_of_reach(found: Evi
         assert loss.reason
         assert loss.component in {component.name for component in health.components}
     assert health.score == pytest.approx(100 - math.fsum(loss.points for loss in health.losses), abs=0.11)
+
+
+def test_a_plan_that_does_not_carry_the_month_is_a_warning_that_says_what_was_done_and_what_to_do() -> None:
+    thinned = account(monthly=3_000, thinned=("prices every 30 min instead of 5 min",), advice="a larger plan")
+    health = score(evidence(accounts=(thinned,)))
+    (loss,) = health.losses
+    assert loss.reason == (
+        "coingecko: 3000 credits a month do not carry all that is wanted: prices every 30 min instead of 5 min. "
+        "More takes a larger plan"
+    )
+    assert health.status == "healthy", "what was decided is done"
+    dry = score(evidence(accounts=(account(monthly=500, runs_out_at=NOW + 3 * DAY_MS, advice="a larger plan"),)))
+    assert [loss.reason for loss in dry.losses] == [
+        "coingecko: this month's 500 credits last 3 more days, the first ranks longest; longer lasts a larger plan"
+    ]
 
 
 def test_every_component_is_listed_whatever_its_state() -> None:

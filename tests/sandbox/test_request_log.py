@@ -53,6 +53,7 @@ async def test_each_request_is_one_line_with_what_happened(sandbox: Make, tmp_pa
     assert (unknown.status, unknown.endpoint, unknown.source) == (404, "unknown", "coinbase-v2")
     assert set(json.loads(log.read_bytes().splitlines()[0])) == {
         "at", "wall", "source", "endpoint", "path", "params", "status", "fault", "bytes", "ms",
+            "caller",
     }  # fmt: skip
 
 

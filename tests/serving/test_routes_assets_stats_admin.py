@@ -111,6 +111,8 @@ async def test_the_gap_ledger_is_listed_in_pages_with_a_summary(world):
             *[("candles-3600", "BTC", iso(NOW - n * HOUR_MS), "owed") for n in (10, 8, 6, 4, 2)],
             ("candles-3600", "ETH", iso(NOW - DAY_MS), "unrepairable"),
         ]
+        assert body["repaired_prices"]["slots"] == 1  # ETH has one observation in the hour that was repaired
+        assert body["repaired_prices"]["null"]["ath"] == 1
         assert body["summary"] == [
             {
                 "dataset": "candles-3600",

@@ -52,6 +52,16 @@ def bar(
 
 
 BODIES: Mapping[str, Any] = {
+    "coingecko.key": {
+        "plan": "Analyst",
+        "rate_limit_request_per_minute": 500,
+        "monthly_call_credit": 500_000,
+        "current_total_monthly_calls": 12_345,
+        "current_remaining_monthly_calls": 487_655,
+        "api_key_rate_limit_request_per_minute": 250,
+        "api_key_monthly_call_credit": 100_000,
+        "api_key_current_total_monthly_calls": 345,
+    },
     "coingecko.markets": [coin("bitcoin"), coin("ethereum", current_price=2_150.5, market_cap_rank=2)],
     "coingecko.simple_price": {
         "bitcoin": {
@@ -117,19 +127,29 @@ BODIES: Mapping[str, Any] = {
     },
 }
 
+
+def _of_all_time(request: Request) -> Request:
+    """The request without its range, so that tests may answer with any moment."""
+    bounds = ("from", "to", "start", "end")
+    return replace(request, params={name: text for name, text in request.params.items() if name not in bounds})
+
+
 REQUESTS: Mapping[str, Callable[[], Request]] = {
     "coingecko.markets": lambda: ENDPOINTS["coingecko.markets"].request(["bitcoin", "ethereum"], slot=NOON),
     "coingecko.simple_price": lambda: ENDPOINTS["coingecko.simple_price"].request(["bitcoin"], slot=NOON),
-    "coingecko.market_chart": lambda: ENDPOINTS["coingecko.market_chart"].request(
-        "bitcoin", NOON - 3 * HOUR_MS, NOON, interval_s=3_600
+    "coingecko.market_chart": lambda: _of_all_time(
+        ENDPOINTS["coingecko.market_chart"].request("bitcoin", NOON - 3 * HOUR_MS, NOON, interval_s=3_600)
     ),
     "coingecko.ohlc": lambda: ENDPOINTS["coingecko.ohlc"].request("bitcoin", days=1),
     "coingecko.coins_list": ENDPOINTS["coingecko.coins_list"].request,
     "coingecko.global": ENDPOINTS["coingecko.global"].request,
+    "coingecko.key": ENDPOINTS["coingecko.key"].request,
     "coinbase.products": ENDPOINTS["coinbase.products"].request,
-    "coinbase.candles": lambda: ENDPOINTS["coinbase.candles"].request("BTC-USD", 3_600, NOON - 2 * HOUR_MS, NOON),
-    "coinbase.price_candles": lambda: ENDPOINTS["coinbase.price_candles"].request(
-        "BTC-USD", 300, NOON - 10 * MINUTE_MS, NOON
+    "coinbase.candles": lambda: _of_all_time(
+        ENDPOINTS["coinbase.candles"].request("BTC-USD", 3_600, NOON - 2 * HOUR_MS, NOON)
+    ),
+    "coinbase.price_candles": lambda: _of_all_time(
+        ENDPOINTS["coinbase.price_candles"].request("BTC-USD", 300, NOON - 10 * MINUTE_MS, NOON)
     ),
     "coinbase.exchange_rates": lambda: ENDPOINTS["coinbase.exchange_rates"].request("USD", slot=NOON),
 }

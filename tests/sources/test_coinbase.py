@@ -119,6 +119,20 @@ def test_hours_without_trades_are_just_absent():
     assert candles.parse(answer("coinbase.candles", [])).rows == ()
 
 
+def test_candles_outside_of_the_range_asked_for_are_left_alone():
+    asked = candles.request("BTC-USD", 3_600, NOON - 4 * HOUR_MS, NOON - 2 * HOUR_MS)
+    body = [bar(NOON - n * HOUR_MS) for n in range(1, 7)]
+    parsed = candles.parse(answer("coinbase.candles", body, request=asked))
+    assert [row.key["open_time"] for row in parsed.rows] == [NOON - 4 * HOUR_MS, NOON - 3 * HOUR_MS]
+    assert parsed.issues == ()
+    seconds = {"granularity": "3600", "start": str(NOON // 1_000 - 7_200), "end": str(NOON // 1_000 - 3_600)}
+    in_seconds = Request("coinbase.candles", "/products/BTC-USD/candles", seconds)
+    assert len(candles.parse(answer("coinbase.candles", body, request=in_seconds)).rows) == 2
+    unreadable = Request("coinbase.candles", "/products/BTC-USD/candles", {**seconds, "start": "yesterday"})
+    with pytest.raises(MalformedPayload, match="start"):
+        candles.parse(answer("coinbase.candles", body, request=unreadable))
+
+
 def test_request_covers_exactly_the_slots_asked_for():
     request = candles.request("BTC-USD", 300, NOON - 300 * 5 * MINUTE_MS, NOON)
     assert request.path == "/products/BTC-USD/candles"

@@ -239,6 +239,13 @@ def test_slot_takes_the_last_price_in_it():
     ]
 
 
+def test_points_outside_of_the_range_asked_for_make_no_price():
+    asked = market_chart.request("bitcoin", NOON - 2 * HOUR_MS, NOON - HOUR_MS)
+    points = [[NOON - n * HOUR_MS, float(n)] for n in range(1, 5)]
+    parsed = market_chart.parse(answer("coingecko.market_chart", chart(*points), request=asked))
+    assert [row.values["current_price"] for row in parsed.rows] == [2.0]
+
+
 def test_chart_prices_are_known_from_their_own_time_however_late_they_are_fetched():
     moment = NOON - 90 * DAY_MS
     (row,) = market_chart.parse(answer("coingecko.market_chart", chart([moment, 1.0]))).rows
@@ -254,8 +261,8 @@ def test_chart_prices_are_known_from_their_own_time_however_late_they_are_fetche
         ({"days": "1"}, None, 300),
         ({"days": "30"}, None, 3_600),
         ({"days": "max"}, None, 86_400),
-        ({"from": "1700000000", "to": "1700080000"}, None, 300),
-        ({"from": "1700000000", "to": "1709000000"}, None, 86_400),
+        ({"from": str(NOON // 1_000 - 80_000), "to": str(NOON // 1_000)}, None, 300),
+        ({"from": str(NOON // 1_000 - 9_000_000), "to": str(NOON // 1_000)}, None, 86_400),
         ({"days": "30", "interval": "daily"}, 3_600_000, 86_400),
         ({}, 301_200, 300),
         ({}, 3_590_000, 3_600),

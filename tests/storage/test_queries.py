@@ -144,6 +144,23 @@ def test_the_gap_ledger_is_read_in_pages_and_counted(db: Database) -> None:
     ]
 
 
+def test_fields_that_repairs_could_not_give_are_counted_over_repaired_slots_alone(db: Database) -> None:
+    gap = {"dataset": "prices", "asset_id": 1, "start": T0, "end": T0 + 3 * SLOT, "state": "repaired"}
+    polled = price(1, T0 + SLOT, market_cap=5.0, volume_usd_24h=6.0)
+    repaired = [price(1, T0 + n * SLOT, source="coinbase.candles", market_cap=None) for n in range(3)]
+    charted = price(1, T0 + 2 * SLOT, source="coingecko.market_chart", market_cap=7.0, volume_usd_24h=None)
+    fill(
+        db,
+        assets=[asset(1), asset(2)],
+        prices=[polled, *repaired, charted, price(1, T0 + 3 * SLOT), price(2, T0)],
+        gaps=[gap | {"detected_at": T0, "updated_at": T0}],
+    )
+    slots, null = ask(db, queries.repaired_fields)
+    assert slots == 3
+    assert (null["market_cap"], null["volume_usd_24h"], null["ath"]) == (1, 2, 3)
+    assert "current_price" not in null
+
+
 # --- fetches, collectors, the market --------------------------------------------------------------------------
 
 

@@ -20,6 +20,7 @@ from sqlalchemy import (
     Table,
     Text,
     delete,
+    exc,
     select,
     text,
 )
@@ -27,6 +28,7 @@ from sqlalchemy.dialects import mysql
 
 from ray_app.errors import StorageError
 from ray_app.storage import upsert
+from ray_app.storage.cursor import Batch
 from ray_app.storage.engine import Database
 from ray_app.storage.tables import (
     MYSQL,
@@ -38,9 +40,10 @@ from ray_app.storage.tables import (
     price_data_real,
 )
 from ray_app.storage.upsert import guarded_upsert, order_columns, standing
+from tests.servers import wait_until
 from tests.storage.samples import T0, Record, asset, candle, chunks, digest, expected, price, stored, writes
 
-PATHS = pytest.mark.parametrize("bulk_from", [1, 10**9], ids=["bulk", "statements"])
+PATHS = pytest.mark.parametrize("batch_from", [1, 10**9], ids=["prepared", "text"])
 
 
 def put(db: Database, table: Table, rows: list[Record]) -> int:
@@ -80,14 +83,14 @@ def rows_of(drawn: list[tuple[int, tuple[int, int, int, int], int]], volume: lis
     data=st.data(),
 )
 def test_any_permutation_repetition_and_partition_of_writes_leaves_the_same_rows(
-    db: Database, bulk_from: int, drawn: Any, volume: Any, sizes: list[int], data: st.DataObject
+    db: Database, batch_from: int, drawn: Any, volume: Any, sizes: list[int], data: st.DataObject
 ) -> None:
     rows = rows_of(drawn, volume)
     repeated = rows + data.draw(st.lists(st.sampled_from(rows), max_size=10))
     shuffled = data.draw(st.permutations(repeated))
     db.run(lambda conn: conn.execute(delete(ohlc_data)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(upsert, "BULK_ROWS", bulk_from)
+        patch.setattr(upsert, "BATCH_ROWS", batch_from)
         for part in chunks(shuffled, sizes):
             put(db, ohlc_data, list(part))
     assert stored(db, ohlc_data) == expected(ohlc_data, rows)
@@ -95,9 +98,9 @@ def test_any_permutation_repetition_and_partition_of_writes_leaves_the_same_rows
 
 @PATHS
 def test_thousands_of_fighting_writes_leave_the_highest(
-    db: Database, bulk_from: int, monkeypatch: pytest.MonkeyPatch
+    db: Database, batch_from: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(upsert, "BULK_ROWS", bulk_from)
+    monkeypatch.setattr(upsert, "BATCH_ROWS", batch_from)
     rows = writes(seed=1, distinct=3_000, keys=300)
     for part in chunks(rows, [700, 1, 900, 10]):
         put(db, ohlc_data, list(part))
@@ -105,12 +108,35 @@ def test_thousands_of_fighting_writes_leave_the_highest(
     assert put(db, ohlc_data, rows) == 0
 
 
+@pytest.mark.integration
+@PATHS
+@pytest.mark.parametrize("is_mariadb", [True, False], ids=["MariaDB's", "MySQL's"])
+def test_either_servers_statement_leaves_the_highest(
+    mariadb: Database, batch_from: int, monkeypatch: pytest.MonkeyPatch, is_mariadb: bool
+) -> None:
+    real = upsert._mysql_statement
+    assert ("@higher := (" in real(ohlc_data, is_mariadb)) is is_mariadb
+    used: list[bool] = []
+
+    def chosen(table: Table, on_mariadb: bool) -> str:
+        used.append(on_mariadb)
+        return real(table, is_mariadb)
+
+    monkeypatch.setattr(upsert, "_mysql_statement", chosen)
+    monkeypatch.setattr(upsert, "BATCH_ROWS", batch_from)
+    rows = writes(seed=2, distinct=2_000, keys=100)
+    for part in chunks(rows, [500, 1, 300]):
+        put(mariadb, ohlc_data, list(part))
+    assert stored(mariadb, ohlc_data) == expected(ohlc_data, rows)
+    assert all(used)  # the server is known for what it is
+
+
 @PATHS
 @pytest.mark.parametrize("column", ["event_version", "fetched_at", "parser_version", "payload_hash"])
 def test_each_order_column_decides_when_those_before_it_are_equal(
-    db: Database, bulk_from: int, monkeypatch: pytest.MonkeyPatch, column: str
+    db: Database, batch_from: int, monkeypatch: pytest.MonkeyPatch, column: str
 ) -> None:
-    monkeypatch.setattr(upsert, "BULK_ROWS", bulk_from)
+    monkeypatch.setattr(upsert, "BATCH_ROWS", batch_from)
     order = list(order_columns(price_data_real))
     lower, higher = price(1, T0, payload_hash="5" * 64), price(1, T0, payload_hash="5" * 64, current_price=2.0)
     higher[column] = "6" * 64 if column == "payload_hash" else lower[column] + 1
@@ -122,9 +148,9 @@ def test_each_order_column_decides_when_those_before_it_are_equal(
 
 @PATHS
 def test_the_earliest_column_keeps_the_minimum_whoever_wins(
-    db: Database, bulk_from: int, monkeypatch: pytest.MonkeyPatch
+    db: Database, batch_from: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(upsert, "BULK_ROWS", bulk_from)
+    monkeypatch.setattr(upsert, "BATCH_ROWS", batch_from)
     first = candle(1, T0, known_at=T0 + 5)
     later = first | {"fetched_at": first["fetched_at"] + 1, "known_at": T0 + 9, "volume": 7.0}
     sooner = first | {"fetched_at": first["fetched_at"] - 1, "known_at": T0 + 1, "volume": 8.0}
@@ -139,9 +165,9 @@ def test_the_earliest_column_keeps_the_minimum_whoever_wins(
 @PATHS
 @pytest.mark.parametrize("size", [1, 2, 700])
 def test_the_count_is_of_rows_inserted_or_changed(
-    db: Database, bulk_from: int, monkeypatch: pytest.MonkeyPatch, size: int
+    db: Database, batch_from: int, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
-    monkeypatch.setattr(upsert, "BULK_ROWS", bulk_from)
+    monkeypatch.setattr(upsert, "BATCH_ROWS", batch_from)
     rows = [price(i, T0) for i in range(size)]
     newer = [row | {"fetched_at": row["fetched_at"] + 1} for row in rows[: (size + 1) // 2]]
     fresh = [price(10_000 + i, T0) for i in range(3)]
@@ -244,9 +270,9 @@ FLOATS = [
 
 @PATHS
 def test_every_value_comes_back_as_it_went_in(
-    db: Database, odd: Table, bulk_from: int, monkeypatch: pytest.MonkeyPatch
+    db: Database, odd: Table, batch_from: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(upsert, "BULK_ROWS", bulk_from)
+    monkeypatch.setattr(upsert, "BATCH_ROWS", batch_from)
     rows: list[Record] = [
         {
             "id": i,
@@ -273,7 +299,7 @@ def test_every_value_comes_back_as_it_went_in(
 )
 @PATHS
 def test_numbers_texts_and_bytes_survive_bit_for_bit(
-    db: Database, odd: Table, bulk_from: int, numbers: list[float], notes: list[str], bodies: list[bytes]
+    db: Database, odd: Table, batch_from: int, numbers: list[float], notes: list[str], bodies: list[bytes]
 ) -> None:
     rows = [
         {"id": i, "key": "k", "number": n, "note": t, "body": b, "event_version": 1}
@@ -281,7 +307,7 @@ def test_numbers_texts_and_bytes_survive_bit_for_bit(
     ]
     db.run(lambda conn: conn.execute(delete(odd)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(upsert, "BULK_ROWS", bulk_from)
+        patch.setattr(upsert, "BATCH_ROWS", batch_from)
         put(db, odd, rows)
     with db.read() as conn:
         found = conn.execute(select(odd.c.number, odd.c.note, odd.c.body).order_by(odd.c.id)).all()
@@ -347,34 +373,52 @@ def test_every_table_of_upstream_values_ends_with_the_order_columns() -> None:
         assert not any(table.columns[name].nullable for name in table.info.get("earliest", ()))
 
 
-# --- the bulk path of MySQL -----------------------------------------------------------------------------------
+# --- prepared statements of MySQL -----------------------------------------------------------------------------
 
 
 @pytest.mark.integration
-def test_a_server_that_refuses_local_infile_gets_statements(
-    mariadb: Database, caplog: pytest.LogCaptureFixture
-) -> None:
-    mariadb.run(lambda conn: conn.execute(text("SET GLOBAL local_infile = 0")))
+def test_a_server_that_prepares_no_statements_gets_text(mariadb: Database, caplog: pytest.LogCaptureFixture) -> None:
+    limit = text("SET GLOBAL max_prepared_stmt_count = :limit")
+    mariadb.run(lambda conn: conn.execute(limit, {"limit": 0}))
     try:
-        rows = [price(i, T0) for i in range(upsert.BULK_ROWS + 1)]
+        rows = [price(i, T0) for i in range(1_000)]
         assert put(mariadb, price_data_real, rows) == len(rows)
         assert put(mariadb, price_data_real, rows) == 0
     finally:
-        mariadb.run(lambda conn: conn.execute(text("SET GLOBAL local_infile = 1")))
+        mariadb.run(lambda conn: conn.execute(limit, {"limit": 16_382}))
     assert stored(mariadb, price_data_real) == expected(price_data_real, rows)
-    assert sum("bulk loading is refused" in record.message for record in caplog.records) == 1
+    assert sum("prepared statements are refused" in record.message for record in caplog.records) == 1
 
 
 @pytest.mark.integration
-def test_no_statement_but_our_own_load_may_read_a_local_file(mariadb: Database, tmp_path: Any) -> None:
+def test_no_prepared_statement_outlives_its_write(mariadb: Database) -> None:
+    for size in (500, 501, 1_000):
+        put(mariadb, price_data_real, [price(i, T0, fetched_at=T0 + size) for i in range(size)])
+    twice = "INSERT INTO outbox_heads (channel, seq) VALUES (%s, %s)", (Batch([str, int], [("prices", 1)] * 2),)
+    with pytest.raises(exc.IntegrityError, match="Duplicate entry 'prices'"):
+        mariadb.run(lambda conn: conn.exec_driver_sql(*twice))
+
+    def kept() -> str:
+        with mariadb.read() as conn:
+            return str(conn.execute(text("SHOW GLOBAL STATUS LIKE 'Prepared_stmt_count'")).one()[1])
+
+    wait_until(lambda: kept() == "0", 10, "the end of every prepared statement")
+
+
+@pytest.mark.integration
+def test_values_larger_than_one_execution_carries_are_written(mariadb: Database) -> None:
+    letter = {"source": "x", "parser_version": 1, "fetched_at": T0}
+    rows = [letter | {"payload_hash": digest(i), "error": "é€"[i % 2] * 20_000} for i in range(300)]
+    assert put(mariadb, dead_letters, rows) == 300
+    assert put(mariadb, dead_letters, rows) == 0
+
+
+@pytest.mark.integration
+def test_the_server_is_sent_no_local_file_whatever_it_asks_for(mariadb: Database, tmp_path: Any) -> None:
     secret = tmp_path / "secret"
     secret.write_text("1\n")
-    put(mariadb, price_data_real, [price(i, T0) for i in range(upsert.BULK_ROWS)])
-    with mariadb.read() as conn:
-        with pytest.raises(RuntimeError, match="LOAD_LOCAL"):
-            conn.exec_driver_sql(f"LOAD DATA LOCAL INFILE '{secret}' INTO TABLE crypto_assets")
-        conn.invalidate()
-    assert put(mariadb, price_data_real, [price(i, T0) for i in range(upsert.BULK_ROWS + 1)]) == 1
+    with mariadb.read() as conn, pytest.raises(exc.OperationalError, match="4166"):
+        conn.exec_driver_sql(f"LOAD DATA LOCAL INFILE '{secret}' INTO TABLE crypto_assets")
 
 
 def test_rowcount_of_an_update_is_the_rows_matched_as_on_sqlite(db: Database) -> None:

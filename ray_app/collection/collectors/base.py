@@ -110,15 +110,15 @@ class SlotCollector(Collector):
         self._venues: dict[str, dict[int, str | None]] = {}  # asset to product at that look
 
     @abstractmethod
-    def tiers(self, dataset: str, now: int) -> list[Tier]:
-        """The schedule the settings and the registry ask for."""
+    def tiers(self, conn: Connection, dataset: str, now: int) -> list[Tier]:
+        """The schedule the settings and the registry ask for; called in the transaction that declares it."""
 
     async def prepare(self) -> None:
         """Declare the schedules."""
         now = self.runtime.clock.now_ms()
-        wanted = {dataset: self.tiers(dataset, now) for dataset in self.datasets}
 
         def declare(conn: Connection) -> dict[str, Plan]:
+            wanted = {dataset: self.tiers(conn, dataset, now) for dataset in self.datasets}
             return {name: datasets.declare(conn, name, tiers, now) for name, tiers in wanted.items() if tiers}
 
         self.plans = await self.runtime.write(declare)

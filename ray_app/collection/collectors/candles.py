@@ -45,7 +45,7 @@ class CandleCollector(SlotCollector):
         self._absences = Absences()
         self._rests: dict[str, tuple[int, int]] = {}  # newest due slot at the last pass, ms until when it rests
 
-    def tiers(self, dataset: str, now: int) -> list[Tier]:
+    def tiers(self, conn: Connection, dataset: str, now: int) -> list[Tier]:  # noqa: ARG002 - nothing to look up
         """See :func:`ray_app.collection.datasets.candle_tiers`."""
         return datasets.candle_tiers(interval_of(dataset), self.runtime.settings, now)
 

@@ -8,6 +8,7 @@ the month's credits allow. Columns that history cannot give stay NULL.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,8 +18,9 @@ from typing import ClassVar
 from sqlalchemy import Connection
 
 from ray_app.assets import Asset
-from ray_app.clock import DAY_MS
-from ray_app.collection import datasets, gaps
+from ray_app.clock import DAY_MS, HOUR_MS
+from ray_app.collection import datasets, gaps, spending
+from ray_app.collection.budget_rules import Priority, month_of
 from ray_app.collection.collectors.base import (
     TOLERANCE_MS,
     Absences,
@@ -27,12 +29,12 @@ from ray_app.collection.collectors.base import (
     bounded,
     doubtful_slots,
 )
-from ray_app.collection.collectors.credits import spare_credits
 from ray_app.collection.datasets import PRICES, Tier
 from ray_app.collection.expectation import SlotRange, each_slot, from_slots, intersect, newest_first
 from ray_app.collection.ingest import Receipt
+from ray_app.collection.planner import Decision
 from ray_app.collection.runtime import Runtime
-from ray_app.errors import UpstreamError, UpstreamRejected
+from ray_app.errors import BudgetExhausted, UpstreamError, UpstreamRejected
 from ray_app.sources.base import Request
 from ray_app.sources.coinbase import MAX_CANDLES, ExchangeRates, PriceCandles
 from ray_app.sources.coingecko import Markets
@@ -49,7 +51,9 @@ REPAIRS = 4
 #: a bar is asked for as a price this long after its close, ms
 _CLOSE_LAG_MS = 60_000
 #: how far back CoinGecko gives points of an interval without a paid plan, ms (API reference of market_chart/range)
-_CHART_REACH_MS = {300: DAY_MS, 3_600: 90 * DAY_MS}
+_FINE_REACH_MS, _HOURLY_REACH_MS = DAY_MS, 90 * DAY_MS
+#: ms between two looks at whether the month's credits still carry the schedules
+_LOOK_AT_CREDITS_MS = HOUR_MS
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +73,30 @@ class PriceCollector(SlotCollector):
 
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(runtime)
+        self.repairs_are = Priority.REPAIR
         self._absences = Absences()
         self._resting: dict[int, int] = {}  # asset whose repair was refused, ms until when it is not asked for again
+        self._no_charts_until = 0  # ms: the month's credits are needed for other things
+        self._decision: Decision | None = None
+        self._looked_at_credits = 0  # ms
+        self._spent = 0
 
-    def tiers(self, dataset: str, now: int) -> list[Tier]:  # noqa: ARG002 - one dataset
-        """See :func:`ray_app.collection.datasets.price_tiers`."""
-        return datasets.price_tiers(self.runtime.registry.active(), self.runtime.settings, now)
+    async def prepare(self) -> None:
+        """Decide what the month's credits carry, if that is due, and declare the schedules that follow from it."""
+        before, self._looked_at_credits = self._decision, self.runtime.clock.now_ms()
+        self._spent = await asyncio.to_thread(self.runtime.budgets.spent, spending.ACCOUNT)
+        await super().prepare()
+        if self._decision is not None and self._decision != before:
+            _tell(self._decision)
+
+    def tiers(self, conn: Connection, dataset: str, now: int) -> list[Tier]:  # noqa: ARG002 - one dataset
+        """See :func:`ray_app.collection.datasets.price_tiers`; at the intervals that the month's credits carry."""
+        active, settings = self.runtime.registry.active(), self.runtime.settings
+        limits = self.runtime.upstreams[spending.ACCOUNT].limits
+        starting = self._decision is None
+        decision = spending.settle(conn, len(active), settings, limits, self._spent, now, starting=starting)
+        self._decision = decision
+        return datasets.price_tiers(active, settings, now, spending.price_intervals(decision))
 
     async def track(self) -> None:
         """The ledger; and events that no reader resumes from any more leave the outbox."""
@@ -88,42 +110,47 @@ class PriceCollector(SlotCollector):
     async def poll(self) -> PollResult:
         """Ask for the open slot of each tier, as far as it is due and not stored."""
         result = PollResult()
+        now = self.runtime.clock.now_ms()
+        decision = self._decision
+        if decision is not None and (
+            month_of(now) != decision.month or now - self._looked_at_credits >= _LOOK_AT_CREDITS_MS
+        ):
+            await self.prepare()
         plan = self.plans.get(PRICES)
         if plan is None:
             return result
-        now = self.runtime.clock.now_ms()
-        for tier in plan.tiers_at(now):
+        for place, tier in enumerate(plan.tiers_at(now)):
             slot = tier.schedule.slot_of(now)
             if slot < tier.valid_from or tier.schedule.newest_due(now) != slot:
                 continue  # its jitter has not passed; an earlier slot is history, which a poll cannot give
-            await self._poll(tier, slot, result)
+            await self._poll(tier, slot, result, Priority.REST if place else Priority.TOP)
         if result.retry_at is not None and not result.owed:
             result.retry_at = None  # the fallback has filled the slots; CoinGecko is asked again with the next one
         return result
 
-    async def _poll(self, tier: Tier, slot: int, result: PollResult) -> None:
+    async def _poll(self, tier: Tier, slot: int, result: PollResult, priority: Priority) -> None:
         interval_s = tier.schedule.interval_s
         missing = await self._missing(tier, slot)
         if not missing:
             return
         for start in range(0, len(missing), MAX_IDS):
             ids = [asset.coin_id for asset in missing[start : start + MAX_IDS]]
-            await self._try(result, Markets().request(ids, slot, interval_s))
+            await self._try(result, Markets().request(ids, slot, interval_s), priority)
         left = await self._missing(tier, slot)
         products = [asset.coinbase_product for asset in left if asset.coinbase_product is not None]
         if products:  # CoinGecko did not answer, or left them out; one request serves all of them
             fallback = ExchangeRates().request("USD", products=products, slot=slot, interval_s=interval_s)
-            if await self._try(result, fallback) is not None:
+            if await self._try(result, fallback, priority) is not None:
                 result.notes.append(f"{len(products)} assets asked from {ExchangeRates.name} instead")
             left = await self._missing(tier, slot)
         result.slots += len(missing) - len(left)
         result.owed += len(left)
 
-    async def _try(self, result: PollResult, request: Request) -> Receipt | None:
+    async def _try(self, result: PollResult, request: Request, priority: Priority) -> Receipt | None:
         """A usable answer, or None with the reason in the result."""
         result.requests += 1
         try:
-            receipt = await self.runtime.fetch(request)
+            receipt = await self.runtime.fetch(request, priority)
             if receipt.error is not None:
                 raise receipt.error
         except UpstreamError as error:
@@ -179,14 +206,14 @@ class PriceCollector(SlotCollector):
                 per_request = max(MAX_CANDLES * granularity_s // part.interval_s, 1)
             else:
                 step = part.interval_s * 1_000
-                reach = _CHART_REACH_MS.get(part.interval_s, 90 * DAY_MS) - step
+                reach = (_HOURLY_REACH_MS if part.interval_s % 3_600 == 0 else _FINE_REACH_MS) - step
                 first = -(-(now - reach) // step) * step  # whole slots only: half a slot is none
                 ready = intersect(part.owed, [SlotRange(first, now - step)])
                 too_old = intersect(part.owed, [SlotRange(0, first)])
                 await self._give_up(
                     part.asset, too_old, f"no venue, and CoinGecko gives {part.interval_s} s prices no further back"
                 )
-                per_request = (_CHART_REACH_MS[300] // 1_000) // part.interval_s
+                per_request = _FINE_REACH_MS // step
             if self._resting.get(part.asset.asset_id, 0) > now:
                 continue
             pieces += [
@@ -200,12 +227,14 @@ class PriceCollector(SlotCollector):
         try:
             if piece.asset.coinbase_product is not None and candle_for(piece.interval_s) is not None:
                 await self._from_candles(piece, piece.asset.coinbase_product)
-            elif await spare_credits(self.runtime) >= 1:
+            elif self._no_charts_until <= self.runtime.clock.now_ms():
                 await self._from_chart(piece)
         except UpstreamRejected as error:  # again and again it would eat the credits that other repairs need
             self._resting[piece.asset.asset_id] = self.runtime.clock.now_ms() + DAY_MS
             log.warning("%s: repair of %s waits for a day: %s", self.name, piece.asset.symbol, error)
         except UpstreamError as error:
+            if isinstance(error, BudgetExhausted) and error.endpoint == MarketChart.name:
+                self._no_charts_until = error.until_ms
             log.warning("%s: repair of %s waits: %s", self.name, piece.asset.symbol, error)
 
     async def _from_candles(self, piece: Piece, product: str) -> None:
@@ -230,7 +259,7 @@ class PriceCollector(SlotCollector):
 
     async def _from_chart(self, piece: Piece) -> None:
         request = MarketChart().request(piece.asset.coin_id, piece.slots.start, piece.slots.end, piece.interval_s)
-        receipt = await self.runtime.fetch(request)
+        receipt = await self.runtime.fetch(request, self.repairs_are)
         if receipt.error is not None:
             raise receipt.error
         if receipt.parsed is None:
@@ -255,6 +284,19 @@ class PriceCollector(SlotCollector):
 
         await self.runtime.write(mark)
         log.info("%s: %s: %d ranges cannot be repaired: %s", self.name, asset.symbol, len(ranges), reason)
+
+
+def _tell(decision: Decision) -> None:
+    """Say what the month's credits carry."""
+    of = "no monthly limit" if decision.limit is None else f"{decision.spent} of {decision.limit} credits spent"
+    if not decision.fits:
+        log.warning(
+            "coingecko, %d: %s: they do not last the month; the first ranks have them longest", decision.month, of
+        )
+    elif thinned := decision.thinned():
+        log.warning("coingecko, %d: %s: less often than wanted: %s", decision.month, of, "; ".join(thinned))
+    else:
+        log.info("coingecko, %d: %s: everything is asked for as often as wanted", decision.month, of)
 
 
 def candle_for(interval_s: int) -> int | None:
