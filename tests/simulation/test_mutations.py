@@ -95,13 +95,6 @@ def a_pause_stays_with_who_was_told(patch: Patch) -> None:
     patch.setattr(budget_rules, "pause", lambda account, _until: account)
 
 
-def loans_never_end(patch: Patch) -> None:
-    """Their borrowers use them on and on; the account lends them anew."""
-    real = budget_rules.Lane.of.__func__  # type: ignore[attr-defined]
-    endless = classmethod(lambda *args: replace(real(*args), last_start=1 << 60))
-    patch.setattr(budget_rules.Lane, "of", endless)
-
-
 def credits_are_given_back_twice(patch: Patch) -> None:
     real = budget_rules.settle
     patch.setattr(budget_rules, "settle", lambda a, returned, month, back: real(a, returned, month, 2 * back))
@@ -215,7 +208,6 @@ MUTATIONS: list[tuple[Callable[[Patch], None], str, bool]] = [
     (the_month_is_not_looked_at, "budget", True),
     (pauses_are_not_ordered, "budget", True),
     (a_pause_stays_with_who_was_told, "budget", True),
-    (loans_never_end, "budget", True),
     (credits_are_given_back_twice, "budget", True),
     (what_is_stored_is_not_looked_at, "once", True),
     (stored_bars_are_asked_for_again, "once", True),
@@ -239,7 +231,6 @@ FIRST = {
     a_lease_keeps_its_token: 45,
     pauses_are_not_ordered: 30,
     a_pause_stays_with_who_was_told: 30,
-    loans_never_end: 592,
     credits_are_given_back_twice: 89,
     what_a_dead_process_archived_is_not_recovered: 5,
     numbers_are_given_before_the_commit: 11,
