@@ -1,7 +1,7 @@
 """What may go into a table, checked before any database sees it: the same answer for SQLite and MySQL.
 
-Left alone, the two differ: SQLite stores NaN as NULL, text of any length and 64 bits in an INTEGER; LOAD DATA LOCAL
-turns whatever does not fit into something that does, and NULL in a NOT NULL column into 0. Here each is an error.
+Left alone, the two differ: SQLite stores NaN as NULL, text of any length and 64 bits in an INTEGER, where MySQL refuses
+each in its own words. Here each is an error that names the row.
 """
 
 from __future__ import annotations
