@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import re
 from collections import Counter
 
 import pytest
@@ -162,12 +163,15 @@ async def test_bars_the_venue_does_not_have_are_confirmed_empty_and_not_asked_fo
         db.dispose()
 
 
-async def test_missed_prices_are_backfilled_too(tmp_path, sqlite_url):
+async def test_missed_prices_are_backfilled_too_and_what_history_cannot_say_is_counted(
+    tmp_path, sqlite_url, monkeypatch
+):
     with world(tmp_path, sqlite_url, clock=JumpingClock(NOW, 30)) as used:
         from tests.collection.test_runner import runner_for
 
         await runner_for(used, "crypto-prices").once()
         used.clock.go_to(START + 3 * HOUR + MINUTE)
+        await runner_for(used, "crypto-prices").once()  # sees the gap
         async with await used.open("backfill") as runtime:
             await backfill(runtime, (PRICES,), end=START + 3 * HOUR)
             with runtime.db.read() as conn:
@@ -175,6 +179,10 @@ async def test_missed_prices_are_backfilled_too(tmp_path, sqlite_url):
                     conn, datasets.load(conn, PRICES), runtime.registry, START, START + 3 * HOUR, until=START + 2 * HOUR
                 )
         assert {part.asset.symbol for part in seen.owed} == set()
+        for name, value in environment(used).items():
+            monkeypatch.setenv(name, value)
+        shown = CliRunner().invoke(cli, ["gaps", "--dataset", "prices"])
+        assert re.search(r"of (\d+) repaired slots are NULL, .* market_cap_rank \1,", shown.output), shown.output
 
 
 def test_commands_fill_and_show(tmp_path, sqlite_url, monkeypatch):
