@@ -232,7 +232,8 @@ def void(_: object) -> None:
 
 
 def batches(db: Database) -> None:
-    """Where prepared statements begin to pay (upsert.BATCH_ROWS)."""
+    """Where prepared statements begin to pay (upsert.BATCH_CELLS)."""
+    pays = upsert.BATCH_CELLS
     for table, make in ((ohlc_data, candles), (price_data_real, prices), (WIDE, features)):
         print(f"\n{table.name}: milliseconds for one batch, as text / by prepared statement")
         for size in (2, 5, 10, 20, 50, 100, 500):
@@ -240,12 +241,12 @@ def batches(db: Database) -> None:
             rows = make(size)
             for turn in range(30):
                 for limit, samples in took.items():
-                    upsert.BATCH_ROWS = limit
+                    upsert.BATCH_CELLS = limit
                     again = [row | {"fetched_at": 100 + turn} for row in rows]
                     samples.append(timed(lambda again=again, table=table: write(db, table, again)))
             text, prepared = (statistics.median(samples) * 1_000 for samples in took.values())
             print(f"  {size:>5} rows  {text:7.2f} / {prepared:7.2f}")
-    upsert.BATCH_ROWS = 20
+    upsert.BATCH_CELLS = pays
 
 
 def candle_answers(count: int, registry: AssetRegistry) -> list[Exchange]:

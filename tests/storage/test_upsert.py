@@ -90,7 +90,7 @@ def test_any_permutation_repetition_and_partition_of_writes_leaves_the_same_rows
     shuffled = data.draw(st.permutations(repeated))
     db.run(lambda conn: conn.execute(delete(ohlc_data)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(upsert, "BATCH_ROWS", batch_from)
+        patch.setattr(upsert, "BATCH_CELLS", batch_from)
         for part in chunks(shuffled, sizes):
             put(db, ohlc_data, list(part))
     assert stored(db, ohlc_data) == expected(ohlc_data, rows)
@@ -100,7 +100,7 @@ def test_any_permutation_repetition_and_partition_of_writes_leaves_the_same_rows
 def test_thousands_of_fighting_writes_leave_the_highest(
     db: Database, batch_from: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(upsert, "BATCH_ROWS", batch_from)
+    monkeypatch.setattr(upsert, "BATCH_CELLS", batch_from)
     rows = writes(seed=1, distinct=3_000, keys=300)
     for part in chunks(rows, [700, 1, 900, 10]):
         put(db, ohlc_data, list(part))
@@ -123,7 +123,7 @@ def test_either_servers_statement_leaves_the_highest(
         return real(table, is_mariadb)
 
     monkeypatch.setattr(upsert, "_mysql_statement", chosen)
-    monkeypatch.setattr(upsert, "BATCH_ROWS", batch_from)
+    monkeypatch.setattr(upsert, "BATCH_CELLS", batch_from)
     rows = writes(seed=2, distinct=2_000, keys=100)
     for part in chunks(rows, [500, 1, 300]):
         put(mariadb, ohlc_data, list(part))
@@ -136,7 +136,7 @@ def test_either_servers_statement_leaves_the_highest(
 def test_each_order_column_decides_when_those_before_it_are_equal(
     db: Database, batch_from: int, monkeypatch: pytest.MonkeyPatch, column: str
 ) -> None:
-    monkeypatch.setattr(upsert, "BATCH_ROWS", batch_from)
+    monkeypatch.setattr(upsert, "BATCH_CELLS", batch_from)
     order = list(order_columns(price_data_real))
     lower, higher = price(1, T0, payload_hash="5" * 64), price(1, T0, payload_hash="5" * 64, current_price=2.0)
     higher[column] = "6" * 64 if column == "payload_hash" else lower[column] + 1
@@ -150,7 +150,7 @@ def test_each_order_column_decides_when_those_before_it_are_equal(
 def test_the_earliest_column_keeps_the_minimum_whoever_wins(
     db: Database, batch_from: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(upsert, "BATCH_ROWS", batch_from)
+    monkeypatch.setattr(upsert, "BATCH_CELLS", batch_from)
     first = candle(1, T0, known_at=T0 + 5)
     later = first | {"fetched_at": first["fetched_at"] + 1, "known_at": T0 + 9, "volume": 7.0}
     sooner = first | {"fetched_at": first["fetched_at"] - 1, "known_at": T0 + 1, "volume": 8.0}
@@ -167,7 +167,7 @@ def test_the_earliest_column_keeps_the_minimum_whoever_wins(
 def test_the_count_is_of_rows_inserted_or_changed(
     db: Database, batch_from: int, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
-    monkeypatch.setattr(upsert, "BATCH_ROWS", batch_from)
+    monkeypatch.setattr(upsert, "BATCH_CELLS", batch_from)
     rows = [price(i, T0) for i in range(size)]
     newer = [row | {"fetched_at": row["fetched_at"] + 1} for row in rows[: (size + 1) // 2]]
     fresh = [price(10_000 + i, T0) for i in range(3)]
@@ -272,7 +272,7 @@ FLOATS = [
 def test_every_value_comes_back_as_it_went_in(
     db: Database, odd: Table, batch_from: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(upsert, "BATCH_ROWS", batch_from)
+    monkeypatch.setattr(upsert, "BATCH_CELLS", batch_from)
     rows: list[Record] = [
         {
             "id": i,
@@ -307,7 +307,7 @@ def test_numbers_texts_and_bytes_survive_bit_for_bit(
     ]
     db.run(lambda conn: conn.execute(delete(odd)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(upsert, "BATCH_ROWS", batch_from)
+        patch.setattr(upsert, "BATCH_CELLS", batch_from)
         put(db, odd, rows)
     with db.read() as conn:
         found = conn.execute(select(odd.c.number, odd.c.note, odd.c.body).order_by(odd.c.id)).all()
