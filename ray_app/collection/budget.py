@@ -340,18 +340,17 @@ class BudgetAuthority:
         month = budget_rules.month_of(self.clock.now_ms())
         return self._ledger.peek(account, self._book(account).limits, month).spent
 
-    async def reconcile(self, account: str, counted: int) -> int:
-        """The upstream says ``counted`` credits of this month are spent; by how much that raises the ledger.
+    async def reconcile(self, account: str, counted: int, month: int) -> int:
+        """The upstream says ``counted`` credits of ``month`` are spent; by how much that raises the ledger.
 
         It only rises: what we booked and the upstream has not counted yet may still be on its way.
         """
-        book, month = self._book(account), budget_rules.month_of(self.clock.now_ms())
 
         def change(state: Account) -> tuple[Account, int]:
             after = budget_rules.raised(state, counted)
             return after, after.spent - state.spent
 
-        return await self._ledger.transact(account, book.limits, month, change)
+        return await self._ledger.transact(account, self._book(account).limits, month, change)
 
     async def aclose(self) -> None:
         """Give everything back now instead of when the loans end."""

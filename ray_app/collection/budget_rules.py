@@ -13,8 +13,10 @@ back with its true next moment. If it dies, the loan simply ends. One process ne
 (:attr:`Limits.share`), so a newcomer, or the successor of a killed one, is never locked out.
 
 **The month.** Credits are booked before the call. Those booked and not used are given back; those of a process
-that died stay counted. The ledger can therefore only overstate what was spent. An ask of low priority books only what
-lies above the **reserve**: credits that more important work still needs this month (planner.py says how many).
+that died stay counted. The ledger can therefore only overstate what this installation spent; what others spend with the
+same key it learns a day late at most, and by a few credits too low where some of ours were on their way meanwhile. An
+ask of low priority books only what lies above the **reserve**: credits that more important work still needs this month
+(planner.py says how many).
 
 Node time throughout. What the promise rests on: clocks of the hosts of one installation differ by less than the margin
 the limits leave below the upstream's own (1 % of the gap is added on top), and a request that its sender has given up

@@ -300,9 +300,13 @@ class Ingestor:
         asyncio.get_running_loop().call_later(5.0, forget)
 
     def _lose(self, lease: Lease, error: LeaseLost) -> None:
-        """Somebody else acts now: write nothing, and let every waiter know. The answers stay archived and in line."""
-        if self._lease is lease:
-            self.lease = None
+        """Somebody else acts now: write nothing, and let every waiter know. The answers stay archived and in line.
+
+        Where the lease is ours again already, under another token, the line is tried with that one.
+        """
+        if self._lease is not None and self._lease is not lease:
+            return
+        self.lease = None
         for pending in self._queue:
             if not pending.done.done():
                 pending.done.set_exception(error)

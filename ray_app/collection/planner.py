@@ -136,7 +136,7 @@ def reconsider(
     if now - before.decided_at < STANDS_MS or not (starting or short(before, spent, now)):
         return before
     fresh = decide(works, limits, spent, now, before, spread=spread)
-    return fresh if fresh.intervals != before.intervals else before
+    return fresh if (fresh.intervals, fresh.fits) != (before.intervals, before.fits) else before
 
 
 def _question(decision: Decision) -> tuple[object, ...]:

@@ -16,6 +16,7 @@ from ray_app.collection import planner
 from ray_app.collection.budget_rules import Limits, Priority
 from ray_app.collection.datasets import CANDLES, wanted_price_intervals
 from ray_app.collection.planner import Decision, Forecast, Work, stretched
+from ray_app.collection.upstreams import FREE_PLANS, coingecko_plan
 from ray_app.settings import Settings
 from ray_app.storage import records
 
@@ -80,11 +81,17 @@ def load(conn: Connection, *, lock: bool = False) -> tuple[Decision | None, KeyU
     )
 
 
+def _stored(conn: Connection, settings: Settings, *, lock: bool = False) -> tuple[Decision | None, KeyUsage | None]:
+    """As :func:`load`, without what was said of a key that is not used any more."""
+    decision, usage = load(conn, lock=lock)
+    return decision, None if coingecko_plan(settings) in FREE_PLANS else usage
+
+
 def settle(
     conn: Connection, assets: int, settings: Settings, limits: Limits, spent: int, now: int, *, starting: bool
 ) -> Decision:
     """Decide anew where that is due, in a write transaction; the decision in force."""
-    before, usage = load(conn, lock=True)
+    before, usage = _stored(conn, settings, lock=True)
     decision = planner.reconsider(
         before,
         wanted(assets, settings),
@@ -101,7 +108,7 @@ def settle(
 
 def in_force(conn: Connection, assets: int, settings: Settings, limits: Limits, spent: int, now: int) -> Decision:
     """The decision in force; where nobody has made one yet, the one that would be made now."""
-    decision, usage = load(conn)
+    decision, usage = _stored(conn, settings)
     if decision is not None:
         return decision
     limits = carried_limits(limits, usage)
@@ -149,7 +156,7 @@ def outlook(
         works = _venue(registry) if account == "coinbase" else []
         return Outlook(planner.forecast(account, limits.monthly, spent, now, planner.decide(works, limits, spent, now)))
     decision = in_force(conn, len(registry.active()), settings, limits, spent, now)
-    _, usage = load(conn)
+    _, usage = _stored(conn, settings)
     carried = carried_limits(limits, usage)
     seen = planner.forecast(account, carried.monthly, spent, now, decision)
     thinned = tuple(decision.thinned())
@@ -170,6 +177,11 @@ def _remarks(limits: Limits, usage: KeyUsage | None) -> list[str]:
     found = []
     if usage.unknown_calls:
         found.append(f"others have spent {usage.unknown_calls} credits with this key since the look before")
+    if limits.monthly is not None and limits.monthly <= usage.calls < (usage.credits or 0):
+        found.append(
+            f"{usage.calls} calls of the key's {usage.credits} are made, and COINGECKO_MONTHLY_LIMIT={limits.monthly} "
+            "counts those of others too: raise it to go on"
+        )
     if usage.credits is not None and limits.monthly is not None and usage.credits < limits.monthly:
         found.append(f"the key has {usage.credits} credits a month, not {limits.monthly}: set COINGECKO_PLAN")
     if usage.per_minute is not None and usage.per_minute < limits.requests / limits.per_s * 60:

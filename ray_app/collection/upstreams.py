@@ -61,6 +61,10 @@ COINBASE_EXCHANGE = Limits(8, 1.0, lanes=8, pause_s=5.0)
 COINBASE_V2 = Limits(2, 1.0, lanes=2, pause_s=60.0)
 
 
+#: nobody can ask CoinGecko what was spent with these
+FREE_PLANS = frozenset({"keyless", "demo"})
+
+
 def coingecko_plan(settings: Settings) -> str:
     """The plan in use: the one set, else keyless without a key and demo with one."""
     return settings.coingecko_plan or ("demo" if settings.coingecko_api_key is not None else "keyless")
@@ -80,7 +84,7 @@ def coingecko_limits(settings: Settings) -> Limits:
 def build_upstreams(settings: Settings) -> dict[str, Upstream]:
     """Every account by name: ``coingecko``, ``coinbase`` (exchange), ``coinbase-v2``."""
     plan = coingecko_plan(settings)
-    free = plan in {"keyless", "demo"}
+    free = plan in FREE_PLANS
     headers: dict[str, str] = {}
     if settings.coingecko_api_key is not None and plan != "keyless":
         header = "x-cg-demo-api-key" if free else "x-cg-pro-api-key"

@@ -270,12 +270,13 @@ def add_schedule_version(conn: Connection, dataset: str, version: int, definitio
 def account_plan(conn: Connection, account: str, *, lock: bool = False) -> tuple[str | None, str | None]:
     """(decision, key usage) of an upstream account, as JSON or None. ``lock``: nobody else changes them meanwhile."""
     query = select(account_plans.c.decision, account_plans.c.key_usage).where(account_plans.c.account == account)
-    if lock:
-        verb = "OR IGNORE" if conn.dialect.name == "sqlite" else "IGNORE"
-        blank = {"account": account, "updated_at": 0}
-        conn.execute(insert(account_plans).prefix_with(verb), blank)  # a row that is not there cannot be locked
-        query = query if conn.dialect.name == "sqlite" else query.with_for_update()
+    if lock and conn.dialect.name != "sqlite":
+        query = query.with_for_update()
     row = conn.execute(query).one_or_none()
+    if lock and row is None:  # a row that is not there cannot be locked
+        verb = "OR IGNORE" if conn.dialect.name == "sqlite" else "IGNORE"
+        conn.execute(insert(account_plans).prefix_with(verb), {"account": account, "updated_at": 0})
+        row = conn.execute(query).one_or_none()
     return (None, None) if row is None else (row.decision, row.key_usage)
 
 

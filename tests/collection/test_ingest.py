@@ -255,6 +255,32 @@ async def test_a_holder_that_comes_back_commits_what_stands_in_its_line_before_i
     assert [row["current_price"] for row in rows(runtime.db, tables.price_data_real)] == [1.0]
 
 
+async def test_a_commit_that_fails_for_the_old_token_is_tried_again_under_the_new_one(runtime, monkeypatch):
+    began, go_on, commit = threading.Event(), threading.Event(), runtime.ingestor._commit
+    tokens = []
+
+    def late(batch, lease):
+        tokens.append(lease.token)
+        if len(tokens) == 1:
+            began.set()
+            assert go_on.wait(10)
+        return commit(batch, lease)
+
+    monkeypatch.setattr(runtime.ingestor, "_commit", late)
+    runtime.ingestor.lease = await asyncio.to_thread(runtime.leases.acquire, "crypto-prices", "me", 10.0)
+    await runtime.ingestor.archived(markets(coin("bitcoin", 1.0)))
+    assert await asyncio.to_thread(began.wait, 10)
+    runtime.ingestor.lease = None
+    runtime.ingestor.lease = await asyncio.to_thread(runtime.leases.acquire, "crypto-prices", "me", 10.0)
+    recovering = asyncio.create_task(runtime.ingestor.recover())
+    await asyncio.sleep(0.1)
+    go_on.set()
+    await recovering
+    assert [row["current_price"] for row in rows(runtime.db, tables.price_data_real)] == [1.0]
+    assert tokens == sorted(set(tokens))
+    assert len(tokens) == 2
+
+
 async def test_recovering_again_changes_nothing(runtime):
     async with holding(runtime, "crypto-prices", "me"):
         await runtime.ingestor.ingest(markets(coin("bitcoin", 1.0)))

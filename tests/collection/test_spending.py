@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import select
 
 from ray_app.collection import spending
+from ray_app.collection.budget_rules import month_of, next_month
 from ray_app.collection.collectors import collector
 from ray_app.collection.control import holding
 from ray_app.collection.datasets import PRICES
@@ -126,7 +127,7 @@ async def test_a_ledger_that_runs_ahead_of_the_plan_thins_while_the_node_runs(pl
         place.clock.go_to(START + DAY + MINUTE)
         await acting.poll()
         before = [tier.schedule.interval_s for tier in acting.plans[PRICES].versions[-1].tiers]
-        await budgets.reconcile("coingecko", 8_600)
+        await budgets.reconcile("coingecko", 8_600, month_of(START))
         place.clock.go_to(START + DAY + 2 * HOUR + MINUTE)
         await acting.poll()
         return before, [tier.schedule.interval_s for tier in acting.plans[PRICES].versions[-1].tiers]
@@ -134,6 +135,35 @@ async def test_a_ledger_that_runs_ahead_of_the_plan_thins_while_the_node_runs(pl
     before, after = await look(place, others_spend, coingecko_monthly_limit=10_000)
     assert before == [300, 3_600]
     assert after == [600, 3_600], "1,400 credits for five days and a half of 321"
+
+
+async def test_a_month_that_turns_while_it_is_decided_is_not_begun_with_the_old_months_spending(place):
+    turn = next_month(START)
+
+    async def stalls(acting):
+        place.clock.go_to(turn - 1)
+        seen = acting.runtime.budgets.spent
+
+        def slowly(account):
+            spent = seen(account)
+            place.clock.go_to(turn + MINUTE)
+            return spent + 9_000
+
+        acting.runtime.budgets.spent = slowly
+        await acting.prepare()
+
+    await look(place, stalls, coingecko_monthly_limit=10_000)
+    _, decision = stored(place)
+    assert (decision.month, decision.spent, decision.fits) == (month_of(turn), 0, True)
+
+
+async def test_what_was_said_of_a_key_that_is_not_used_any_more_limits_nothing(place):
+    db = place.db()
+    usage = spending.KeyUsage(START, "Basic", 10, 1_000, 10)
+    db.run(lambda conn: spending.save_usage(conn, usage, START))
+    db.dispose()
+    await look(place, intervals)
+    assert stored(place)[1].limit == 1_400
 
 
 async def test_planning_that_is_switched_off_asks_as_set_until_the_credits_are_spent(place):

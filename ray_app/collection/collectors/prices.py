@@ -79,12 +79,15 @@ class PriceCollector(SlotCollector):
         self._no_charts_until = 0  # ms: the month's credits are needed for other things
         self._decision: Decision | None = None
         self._looked_at_credits = 0  # ms
-        self._spent = 0
+        self._spent = (0, 0)  # month, credits
+        self._starting = True
 
     async def prepare(self) -> None:
         """Decide what the month's credits carry, if that is due, and declare the schedules that follow from it."""
         before, self._looked_at_credits = self._decision, self.runtime.clock.now_ms()
-        self._spent = await asyncio.to_thread(self.runtime.budgets.spent, spending.ACCOUNT)
+        self._starting = before is None
+        month = month_of(self._looked_at_credits)
+        self._spent = (month, await asyncio.to_thread(self.runtime.budgets.spent, spending.ACCOUNT))
         await super().prepare()
         if self._decision is not None and self._decision != before:
             _tell(self._decision)
@@ -93,8 +96,11 @@ class PriceCollector(SlotCollector):
         """See :func:`ray_app.collection.datasets.price_tiers`; at the intervals that the month's credits carry."""
         active, settings = self.runtime.registry.active(), self.runtime.settings
         limits = self.runtime.upstreams[spending.ACCOUNT].limits
-        starting = self._decision is None
-        decision = spending.settle(conn, len(active), settings, limits, self._spent, now, starting=starting)
+        month, spent = self._spent
+        spent = (
+            spent if month == month_of(now) else 0
+        )  # it has turned since: the old month's count is not the new one's
+        decision = spending.settle(conn, len(active), settings, limits, spent, now, starting=self._starting)
         self._decision = decision
         return datasets.price_tiers(active, settings, now, spending.price_intervals(decision))
 

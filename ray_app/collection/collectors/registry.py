@@ -135,12 +135,18 @@ class RegistryCollector(Collector):
         parsed = await self._ask(Key().request(), result)
         if parsed is None or not parsed.rows:
             return
+        now, account, said_at = (
+            self.runtime.clock.now_ms(),
+            spending.ACCOUNT,
+            int(str(parsed.rows[0].values["updated_at"])),
+        )
+        if said_at < month_start(month_of(now)) + HOUR_MS:
+            return  # it took so long that the month may have turned: the count may be of either
         self._asked_for_key = True
-        now, account = self.runtime.clock.now_ms(), spending.ACCOUNT
         said = json.loads(str(parsed.rows[0].values["key_usage"]))
         limit = self.runtime.upstreams[account].limits.monthly
         counted = said["calls"] if limit is None else min(said["calls"], limit)
-        unknown = await self.runtime.budgets.reconcile(account, counted)
+        unknown = await self.runtime.budgets.reconcile(account, counted, month_of(said_at))
         usage = KeyUsage(at=now, unknown_calls=unknown, **said)
         if unknown:
             log.warning("coingecko counts %d calls this month, %d more than this node knows of", said["calls"], unknown)
