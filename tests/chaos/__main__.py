@@ -54,6 +54,7 @@ class Chaos:
         self.done: list[Done] = []
         self.node: Node | None = None
         self.problems: list[str] = []
+        self._watched = False  # the hour without upstreams
 
     def _options(self) -> list[str]:
         options = ["--replay", str(self._file), "--faults", str(self._script), "--time-scale", f"{self._plan.scale:g}"]
@@ -130,8 +131,6 @@ class Chaos:
         if self._plan.outage is None or self._watched:
             return False
         return due_s > (self._plan.outage[1] - plan.CALM_MIN) * 60 / self._plan.scale - 60
-
-    _watched = False
 
     def _watch_outage(self, node: Node) -> None:
         """Every slot of the hour is in the ledger in time, and health says what is wrong."""
