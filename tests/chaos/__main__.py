@@ -30,7 +30,7 @@ from tests.chaos.deeds import World, small_disk
 from tests.chaos.listener import Listener
 from tests.e2e.checker import MINUTE, SLOT, MysqlTables, SqliteTables, Tables, moment
 from tests.e2e.checker import Node as Left
-from tests.e2e.played import now, owed, own_file
+from tests.e2e.played import now, own_file, wait_repaired
 from tests.nodes import Node, started_node
 from tests.servers import MariaDB, mariadb, wait_until
 
@@ -167,9 +167,9 @@ class Chaos:
         say("faults are over")
         wait_until(lambda: now(node) > end + 20 * MINUTE, 600, "the last slots being due")
         try:
-            wait_until(lambda: not owed(node, end), wall_h, "every gap repaired")
-        except AssertionError:
-            self.problems.append(f"gaps: still owed after {REPAIR_H:g} node hours: {owed(node, end)[:10]}")
+            wait_repaired(node, end, wall_h)
+        except AssertionError as error:
+            self.problems.append(f"gaps: {error}")
         health = node.get("/health").json()
         if health["status"] != "healthy":
             self.problems.append(f"health: {health['status']} at the end: {health['losses'][:3]}")

@@ -59,3 +59,11 @@ def owed(node: Node, end: int) -> list[str]:
     answer = node.get("/api/v1/stats/gaps", state="owed", limit=1000)
     assert answer.status_code == 200, answer.text
     return [f"{row['dataset']} {row['symbol']}" for row in answer.json()["data"] if moment(row["start"]) < end]
+
+
+def wait_repaired(node: Node, end: int, timeout_s: float) -> None:
+    """Until nothing before ``end`` is owed; AssertionError with what still is. A key may ask 100 times a minute."""
+    deadline = time.monotonic() + timeout_s
+    while left := owed(node, end):
+        assert time.monotonic() < deadline, f"still owed after {timeout_s:g} s: {left[:10]}"
+        time.sleep(1)

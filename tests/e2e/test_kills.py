@@ -16,7 +16,7 @@ import pytest
 from ray_app.node.processes import descendants
 from tests.e2e import checker
 from tests.e2e.checker import DAY, HOUR, MINUTE, SLOT, Market
-from tests.e2e.played import now, owed, own_file
+from tests.e2e.played import now, own_file, wait_repaired
 from tests.nodes import Node, started_node
 from tests.servers import wait_until
 
@@ -84,7 +84,7 @@ def test_each_part_killed_in_turn_comes_back_and_nothing_is_lost_or_asked_twice(
     end = -(-now(node) // SLOT) * SLOT
 
     wait_until(lambda: now(node) > end + 15 * MINUTE, 120, "the slots of the kills being due")
-    wait_until(lambda: not owed(node, end), 240, "every gap repaired")
+    wait_repaired(node, end, 240)
     assert node.get("/health").json()["components"]["event_bus"]["status"] == "ok"
     assert node.stop() == 0, node.printed
 

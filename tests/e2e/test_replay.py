@@ -10,7 +10,7 @@ import pytest
 from ray_app.clock import iso
 from tests.e2e import checker
 from tests.e2e.checker import DAY, HOUR, MINUTE, SLOT, Market
-from tests.e2e.played import now, owed, own_file
+from tests.e2e.played import now, own_file, wait_repaired
 from tests.nodes import Node, started_node
 from tests.servers import wait_until
 
@@ -52,7 +52,7 @@ def hour(node: Node) -> tuple[int, int]:
 @pytest.fixture(scope="module")
 def history_end(node: Node, hour: tuple[int, int]) -> int:
     """The end of the last hour bar that was due; the history before it has been filled."""
-    wait_until(lambda: not owed(node, hour[1]), 400, "the history")
+    wait_repaired(node, hour[1], 400)
     return hour[1] // HOUR * HOUR
 
 
