@@ -50,12 +50,13 @@ class MariaDB:
             Path(self._binary).exists() and install is not None,
             "mariadb-server is not installed (apt-get install mariadb-server)",
         )
-        self._data, self._log, self.port = directory / "mysql", directory / "mariadb.log", free_port()
+        self._data, self._log = directory / "mysql", directory / "mariadb.log"
         self._socket = f"/tmp/crypto-test-{os.getpid()}-{free_port()}.sock"
         self._user = ["--user=root"] if os.geteuid() == 0 else []
         options = [f"--datadir={self._data}", "--auth-root-authentication-method=normal", "--skip-test-db"]
         command = [str(install), "--no-defaults", *options, *self._user]
         subprocess.run(command, check=True, capture_output=True)
+        self.port = free_port()  # as late as can be: until the server listens, somebody else may take it
 
     def start(self) -> None:
         """Start it, as after a crash too, and wait until it answers."""

@@ -97,9 +97,8 @@ class PriceCollector(SlotCollector):
         active, settings = self.runtime.registry.active(), self.runtime.settings
         limits = self.runtime.upstreams[spending.ACCOUNT].limits
         month, spent = self._spent
-        spent = (
-            spent if month == month_of(now) else 0
-        )  # it has turned since: the old month's count is not the new one's
+        if month != month_of(now):  # it has turned since: what the old month spent is not the new one's
+            spent = 0
         decision = spending.settle(conn, len(active), settings, limits, spent, now, starting=self._starting)
         self._decision = decision
         return datasets.price_tiers(active, settings, now, spending.price_intervals(decision))

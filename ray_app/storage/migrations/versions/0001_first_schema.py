@@ -13,16 +13,12 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import mysql
 
+from ray_app.storage.migrations.build import code, create
+
 revision = "0001"
 down_revision = None
 branch_labels = None
 depends_on = None
-
-
-def _code(length: int) -> sa.String:
-    return sa.String(length).with_variant(
-        mysql.VARCHAR(length, charset="ascii", collation="ascii_bin"), "mysql", "mariadb"
-    )
 
 
 def _blob() -> sa.LargeBinary:
@@ -39,20 +35,8 @@ def _order_columns() -> list[sa.Column[Any]]:
         ),
         sa.Column("fetched_at", sa.BigInteger, nullable=False, comment="ms: when this node took it in"),
         sa.Column("parser_version", sa.Integer, nullable=False),
-        sa.Column("payload_hash", _code(64), nullable=False, comment="SHA-256 of the archived body, hex"),
+        sa.Column("payload_hash", code(64), nullable=False, comment="SHA-256 of the archived body, hex"),
     ]
-
-
-def create(name: str, *parts: Any, indexes: list[tuple[str, ...]] | None = None) -> None:
-    """Create what is not there yet: MySQL commits each DDL statement, so a killed upgrade is simply run again."""
-    existing = sa.inspect(op.get_bind())
-    if not existing.has_table(name):
-        op.create_table(name, *parts, mysql_engine="InnoDB", mysql_charset="utf8mb4", mysql_collate="utf8mb4_bin")
-    present = {index["name"] for index in sa.inspect(op.get_bind()).get_indexes(name)}
-    for columns in indexes or []:
-        index_name = f"ix_{name}_{'_'.join(columns)}"
-        if index_name not in present:
-            op.create_index(index_name, name, list(columns))
 
 
 def upgrade() -> None:
@@ -77,9 +61,9 @@ def _market() -> None:
         sa.Column("symbol", sa.String(32), nullable=False, comment="upper case; not unique: tickers are reused"),
         sa.Column("coin_id", sa.String(150), nullable=False, comment="CoinGecko id"),
         sa.Column("name", sa.String(300), nullable=False),
-        sa.Column("coinbase_product", _code(40), comment="Coinbase Exchange product in USD; NULL: no venue"),
+        sa.Column("coinbase_product", code(40), comment="Coinbase Exchange product in USD; NULL: no venue"),
         sa.Column("market_cap_rank", sa.Integer),
-        sa.Column("status", _code(16), nullable=False, comment="active, renamed, merged, inactive"),
+        sa.Column("status", code(16), nullable=False, comment="active, renamed, merged, inactive"),
         sa.Column("valid_from", sa.BigInteger, comment="ms; NULL: before the node's horizon"),
         sa.Column("valid_to", sa.BigInteger, comment="ms; NULL: still valid"),
         sa.Column("successor_coin_id", sa.String(150), comment="where holders went at valid_to"),
@@ -95,7 +79,7 @@ def _market() -> None:
         sa.Column(
             "slot", sa.BigInteger, nullable=False, autoincrement=False, comment="ms: start of the slot polled for"
         ),
-        sa.Column("source", _code(32), nullable=False, comment="endpoint, e.g. coingecko.markets"),
+        sa.Column("source", code(32), nullable=False, comment="endpoint, e.g. coingecko.markets"),
         sa.Column("interval_s", sa.Integer, nullable=False, comment="length of the slot, seconds"),
         sa.Column("event_time", sa.BigInteger, nullable=False, comment="ms: when the upstream says the price was"),
         sa.Column("known_at", sa.BigInteger, nullable=False, comment="ms: when a consumer of this node could know it"),
@@ -123,7 +107,7 @@ def _market() -> None:
     create(
         "ohlc_data",
         sa.Column("asset_id", sa.Integer, nullable=False, autoincrement=False),
-        sa.Column("venue", _code(16), nullable=False, comment="coinbase, coingecko"),
+        sa.Column("venue", code(16), nullable=False, comment="coinbase, coingecko"),
         sa.Column("interval_s", sa.Integer, nullable=False, autoincrement=False, comment="seconds; never mixed"),
         sa.Column("open_time", sa.BigInteger, nullable=False, autoincrement=False, comment="ms"),
         sa.Column(
@@ -155,7 +139,7 @@ def _market() -> None:
     )
     create(
         "market_data",
-        sa.Column("source", _code(32), nullable=False),
+        sa.Column("source", code(32), nullable=False),
         sa.Column("event_time", sa.BigInteger, nullable=False, autoincrement=False, comment="ms"),
         sa.Column("known_at", sa.BigInteger, nullable=False, comment="ms"),
         sa.Column("total_market_cap_usd", sa.Double),
@@ -177,20 +161,20 @@ def _evidence() -> None:
         sa.Column(
             "fetch_id", sa.BigInteger, nullable=False, autoincrement=False, comment="time-ordered, made by the archive"
         ),
-        sa.Column("source", _code(48), nullable=False, comment="endpoint name"),
-        sa.Column("collector", _code(32), nullable=False),
+        sa.Column("source", code(48), nullable=False, comment="endpoint name"),
+        sa.Column("collector", code(32), nullable=False),
         sa.Column("request", sa.Text, nullable=False, comment="JSON: path, params, context; never a key"),
         sa.Column("status", sa.Integer, nullable=False, comment="HTTP status"),
         sa.Column("fetched_at", sa.BigInteger, nullable=False, comment="ms"),
-        sa.Column("payload_hash", _code(64), nullable=False),
+        sa.Column("payload_hash", code(64), nullable=False),
         sa.Column("payload_bytes", sa.Integer, nullable=False),
-        sa.Column("segment", _code(120), nullable=False, comment="archive segment, relative path"),
+        sa.Column("segment", code(120), nullable=False, comment="archive segment, relative path"),
         sa.Column(
             "position", sa.BigInteger, nullable=False, comment="byte offset of the record's frame in the segment"
         ),
         sa.Column(
             "outcome",
-            _code(16),
+            code(16),
             nullable=False,
             comment="ok, not_modified, rejected, rate_limited, unavailable, malformed",
         ),
@@ -201,8 +185,8 @@ def _evidence() -> None:
     )
     create(
         "dead_letters",
-        sa.Column("payload_hash", _code(64), nullable=False),
-        sa.Column("source", _code(48), nullable=False),
+        sa.Column("payload_hash", code(64), nullable=False),
+        sa.Column("source", code(48), nullable=False),
         sa.Column("parser_version", sa.Integer, nullable=False),
         sa.Column("fetched_at", sa.BigInteger, nullable=False),
         sa.Column("error", sa.Text, nullable=False),
@@ -210,11 +194,11 @@ def _evidence() -> None:
     )
     create(
         "data_quality_events",
-        sa.Column("payload_hash", _code(64), nullable=False),
-        sa.Column("kind", _code(24), nullable=False),
+        sa.Column("payload_hash", code(64), nullable=False),
+        sa.Column("kind", code(24), nullable=False),
         sa.Column("subject", sa.String(150), nullable=False, comment="the upstream's id of what it is about"),
         sa.Column("field", sa.String(64), nullable=False),
-        sa.Column("source", _code(48), nullable=False),
+        sa.Column("source", code(48), nullable=False),
         sa.Column("fetched_at", sa.BigInteger, nullable=False),
         sa.Column("detail", sa.Text, nullable=False),
         sa.PrimaryKeyConstraint("payload_hash", "kind", "subject", "field", name="pk_data_quality_events"),
@@ -226,7 +210,7 @@ def _progress() -> None:
     """What was expected and what is owed."""
     create(
         "collection_schedules",
-        sa.Column("dataset", _code(32), nullable=False, comment="prices, candles-300, candles-3600, candles-86400"),
+        sa.Column("dataset", code(32), nullable=False, comment="prices, candles-300, candles-3600, candles-86400"),
         sa.Column("version", sa.Integer, nullable=False, autoincrement=False),
         sa.Column("definition", sa.Text, nullable=False, comment="JSON: interval, grace, tiers, horizon"),
         sa.Column("valid_from", sa.BigInteger, nullable=False, comment="ms: first slot this version expects"),
@@ -235,11 +219,11 @@ def _progress() -> None:
     )
     create(
         "collection_gaps",
-        sa.Column("dataset", _code(32), nullable=False),
+        sa.Column("dataset", code(32), nullable=False),
         sa.Column("asset_id", sa.Integer, nullable=False, autoincrement=False),
         sa.Column("start", sa.BigInteger, nullable=False, autoincrement=False, comment="ms, first slot"),
         sa.Column("end", sa.BigInteger, nullable=False, comment="ms, first slot after the range"),
-        sa.Column("state", _code(16), nullable=False, comment="owed, confirmed_empty, unrepairable, repaired"),
+        sa.Column("state", code(16), nullable=False, comment="owed, confirmed_empty, unrepairable, repaired"),
         sa.Column("reason", sa.Text),
         sa.Column("detected_at", sa.BigInteger, nullable=False),
         sa.Column("updated_at", sa.BigInteger, nullable=False),
@@ -248,7 +232,7 @@ def _progress() -> None:
     )
     create(
         "collector_runs",
-        sa.Column("collector", _code(32), nullable=False),
+        sa.Column("collector", code(32), nullable=False),
         sa.Column("started_at", sa.BigInteger, comment="ms: last run's start"),
         sa.Column(
             "succeeded_at", sa.BigInteger, comment="ms: end of the last run that stored something or owed nothing"
@@ -267,7 +251,7 @@ def _access() -> None:
     """Who may act, what it costs, what is announced."""
     create(
         "collector_leases",
-        sa.Column("name", _code(64), nullable=False),
+        sa.Column("name", code(64), nullable=False),
         sa.Column("holder", sa.String(120), nullable=False),
         sa.Column("token", sa.BigInteger, nullable=False, comment="fence: rises with every change of holder"),
         sa.Column("expires_at", sa.BigInteger, nullable=False, comment="ms"),
@@ -275,27 +259,27 @@ def _access() -> None:
     )
     create(
         "provider_budgets",
-        sa.Column("account", _code(32), nullable=False),
+        sa.Column("account", code(32), nullable=False),
         sa.Column("theoretical_arrival", sa.BigInteger, nullable=False, comment="ms: GCRA state of the rate limit"),
         sa.Column("paused_until", sa.BigInteger, nullable=False, comment="ms: ordered by Retry-After"),
         sa.PrimaryKeyConstraint("account", name="pk_provider_budgets"),
     )
     create(
         "quota_ledger",
-        sa.Column("account", _code(32), nullable=False),
+        sa.Column("account", code(32), nullable=False),
         sa.Column("month", sa.Integer, nullable=False, autoincrement=False, comment="yyyymm, UTC"),
         sa.Column("spent", sa.BigInteger, nullable=False, comment="credits reserved this month"),
         sa.PrimaryKeyConstraint("account", "month", name="pk_quota_ledger"),
     )
     create(
         "outbox_heads",
-        sa.Column("channel", _code(32), nullable=False),
+        sa.Column("channel", code(32), nullable=False),
         sa.Column("seq", sa.BigInteger, nullable=False, comment="last sequence number given out; dense per channel"),
         sa.PrimaryKeyConstraint("channel", name="pk_outbox_heads"),
     )
     create(
         "outbox",
-        sa.Column("channel", _code(32), nullable=False),
+        sa.Column("channel", code(32), nullable=False),
         sa.Column("seq", sa.BigInteger, nullable=False, autoincrement=False),
         sa.Column("created_at", sa.BigInteger, nullable=False),
         sa.Column("body", _blob(), nullable=False, comment="the event, JSON bytes"),
@@ -304,11 +288,11 @@ def _access() -> None:
     )
     create(
         "api_keys",
-        sa.Column("key_id", _code(16), nullable=False, comment="public part of the key"),
+        sa.Column("key_id", code(16), nullable=False, comment="public part of the key"),
         sa.Column("name", sa.String(120), nullable=False),
-        sa.Column("level", _code(16), nullable=False, comment="readonly, trading, master"),
+        sa.Column("level", code(16), nullable=False, comment="readonly, trading, master"),
         sa.Column(
-            "secret_hash", _code(64), nullable=False, comment="SHA-256 of the whole key, hex (keys are 256 random bits)"
+            "secret_hash", code(64), nullable=False, comment="SHA-256 of the whole key, hex (keys are 256 random bits)"
         ),
         sa.Column("created_at", sa.BigInteger, nullable=False),
         sa.Column("expires_at", sa.BigInteger),

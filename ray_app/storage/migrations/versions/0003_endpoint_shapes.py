@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 from alembic import op
-from sqlalchemy.dialects import mysql
+
+from ray_app.storage.migrations.build import code, create
 
 revision = "0003"
 down_revision = "0002"
@@ -12,19 +13,11 @@ branch_labels = None
 depends_on = None
 
 
-def _code(length: int) -> sa.String:
-    return sa.String(length).with_variant(
-        mysql.VARCHAR(length, charset="ascii", collation="ascii_bin"), "mysql", "mariadb"
-    )
-
-
 def upgrade() -> None:
-    """One table. MySQL commits DDL: what a killed upgrade left is taken as it is."""
-    if sa.inspect(op.get_bind()).has_table("endpoint_shapes"):
-        return
-    op.create_table(
+    """One table."""
+    create(
         "endpoint_shapes",
-        sa.Column("source", _code(48), nullable=False, comment="endpoint name"),
+        sa.Column("source", code(48), nullable=False, comment="endpoint name"),
         sa.Column(
             "shape",
             sa.Text,
@@ -33,9 +26,6 @@ def upgrade() -> None:
         ),
         sa.Column("updated_at", sa.BigInteger, nullable=False, comment="ms: fetch of the answer that last changed it"),
         sa.PrimaryKeyConstraint("source", name="pk_endpoint_shapes"),
-        mysql_engine="InnoDB",
-        mysql_charset="utf8mb4",
-        mysql_collate="utf8mb4_bin",
     )
 
 

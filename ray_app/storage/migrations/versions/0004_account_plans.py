@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 from alembic import op
-from sqlalchemy.dialects import mysql
+
+from ray_app.storage.migrations.build import code, create
 
 revision = "0004"
 down_revision = "0003"
@@ -12,19 +13,11 @@ branch_labels = None
 depends_on = None
 
 
-def _code(length: int) -> sa.String:
-    return sa.String(length).with_variant(
-        mysql.VARCHAR(length, charset="ascii", collation="ascii_bin"), "mysql", "mariadb"
-    )
-
-
 def upgrade() -> None:
-    """One table. MySQL commits DDL: what a killed upgrade left is taken as it is."""
-    if sa.inspect(op.get_bind()).has_table("account_plans"):
-        return
-    op.create_table(
+    """One table."""
+    create(
         "account_plans",
-        sa.Column("account", _code(32), nullable=False),
+        sa.Column("account", code(32), nullable=False),
         sa.Column(
             "decision",
             sa.Text,
@@ -33,9 +26,6 @@ def upgrade() -> None:
         sa.Column("key_usage", sa.Text, comment="JSON: what the upstream last said of the key (GET /key)"),
         sa.Column("updated_at", sa.BigInteger, nullable=False, comment="ms"),
         sa.PrimaryKeyConstraint("account", name="pk_account_plans"),
-        mysql_engine="InnoDB",
-        mysql_charset="utf8mb4",
-        mysql_collate="utf8mb4_bin",
     )
 
 
