@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -101,8 +102,8 @@ class Chaos:
             self._sleep_until(due)
             deed = self._queue.pop(0)
             start = time.time()
-            result = world.does()[deed.kind](deed.target, deed.seconds)
-            self._note(Done(deed.kind, deed.target, round(start * 1_000), round(time.time() * 1_000)), result)
+            struck = world.does()[deed.kind](deed.target, deed.seconds)
+            self._note(Done(deed.kind, deed.target, round(start * 1_000), round(time.time() * 1_000), struck))
             if deed.kind == "crash":
                 return True
         self._sleep_until(self._plan.hours * 3_600 / self._plan.scale)
@@ -111,12 +112,11 @@ class Chaos:
     def _sleep_until(self, at_s: float) -> None:
         time.sleep(max(self._began + at_s - time.monotonic(), 0))
 
-    def _note(self, done: Done, result: str) -> None:
+    def _note(self, done: Done) -> None:
         self.done.append(done)
-        line = {"wall": done.start, "s": (done.end - done.start) / 1_000, "kind": done.kind, "target": done.target}
-        self._journal.write(json.dumps({**line, "result": result}) + "\n")
+        self._journal.write(json.dumps(asdict(done)) + "\n")
         self._journal.flush()
-        say(f"{len(self.done):4} {done.kind} {done.target}: {result}")
+        say(f"{len(self.done):4} {done.kind} {done.target}: {done.struck} for {(done.end - done.start) / 1_000:.1f} s")
 
     # --- the hour without upstreams ---
 
@@ -211,8 +211,7 @@ def judge(directory: Path, left: Left, command: Callable[..., subprocess.Complet
     """Check what a run has left in ``directory``. ``command``: runs crypto-data."""
     lived = json.loads((directory / "run.json").read_text())
     script: dict[str, Any] = yaml.safe_load((directory / "faults.yaml").read_text())
-    lines = [json.loads(line) for line in (directory / "journal.jsonl").read_text().splitlines()]
-    done = [Done(x["kind"], x["target"], x["wall"], x["wall"] + round(x["s"] * 1_000)) for x in lines]
+    done = [Done(**json.loads(line)) for line in (directory / "journal.jsonl").read_text().splitlines()]
     epoch = ("--replay", str(directory / "own.parquet"), "--epoch-file", str(left.state_dir / "epoch.json"))
     return check.check(Run(left, Truth(command, epoch), script, done=done, **lived))
 
@@ -249,7 +248,7 @@ def _live(given: argparse.Namespace, directory: Path) -> int:
             findings = chaos.run()
     for name, number in findings.counts.items():
         print(f"{number:>9,}  {name}")
-    deeds = Counter(f"{one.kind} {one.target}".strip() for one in chaos.done)
+    deeds = Counter(f"{one.kind} {one.target}".strip() for one in chaos.done if one.struck)
     print(f"{sum(deeds.values()):>9,}  deeds: " + ", ".join(f"{name} {times}" for name, times in deeds.most_common()))
     for problem in findings.problems:
         print(f"WRONG {problem}")

@@ -31,6 +31,8 @@ PAUSE_KNOWN_S = 3.0
 HARMLESS = frozenset({None, "revise", "duplicate_page", "slow"})
 #: faults after which an answer's values are not the market's
 LIES = frozenset({"revise", "clock_skew", "wrong_types"})
+#: faults after which an answer may lack a bar that there is: it has another time, or no number
+OMISSIONS = frozenset({"clock_skew", "wrong_types"})
 #: wall s a request can take until its answer is archived: time-out, retry of the commit, and to spare
 IN_FLIGHT_S = 20.0
 #: node ms between what an answer says and its being complete, at most (a slow body, a stopped process)
@@ -44,17 +46,18 @@ HAND_OVER_TARGETS = frozenset({"prices", "candles", "registry", "supervisor", "s
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A deed of the journal, between two wall ms."""
+    """A deed of the journal, between two wall ms. ``struck``: how many it found."""
 
     kind: str
     target: str
     start: int
     end: int
+    struck: int = 1
 
     @property
     def hands_over(self) -> bool:
         """Whether it can cost a collector's answers."""
-        return self.kind in HAND_OVER_KINDS or self.target in HAND_OVER_TARGETS
+        return self.struck > 0 and (self.kind in HAND_OVER_KINDS or self.target in HAND_OVER_TARGETS)
 
 
 @dataclass
@@ -287,7 +290,7 @@ def _covering(run: Run, symbol: str, step_s: int, at: int) -> list[Entry]:
 
 def _spoilt_twice(run: Run, symbol: str, step_s: int, at: int) -> bool:
     """Whether two answers about this bar were made to lack it."""
-    return sum(entry["fault"] in LIES for entry in _covering(run, symbol, step_s, at)) >= 2
+    return sum(entry["fault"] in OMISSIONS for entry in _covering(run, symbol, step_s, at)) >= 2
 
 
 def _bars_asked(run: Run, entry: Entry) -> list[tuple[str, int, int]]:

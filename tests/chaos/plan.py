@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ class Plan:
     scale: float
     deeds: tuple[Deed, ...]
     windows: tuple[dict[str, Any], ...]
-    outage: tuple[float, float] | None = field(default=None)
+    outage: tuple[float, float] | None = None
 
     @property
     def end_min(self) -> float:

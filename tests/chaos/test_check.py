@@ -211,6 +211,8 @@ def test_a_second_request_is_excused_by_a_deed_that_struck_between_and_by_no_oth
     assert problems(asked_twice, (struck,)) == []
     before = Done("kill", "candles", END, END + 1)
     assert problems(asked_twice, (before,))
+    nobody = Done("kill", "candles", END + MINUTE + 1, END + MINUTE + 2, struck=0)
+    assert problems(asked_twice, (nobody,))
     elsewhere = Done("kill", "haproxy", END + MINUTE + 1, END + MINUTE + 2)
     assert problems(asked_twice, (elsewhere,))
 
@@ -221,6 +223,20 @@ def test_a_falsified_value_is_excused_where_the_script_falsified_that_answer():
         left.entries[-1]["fault"] = "revise"
 
     assert problems(revised) == []
+
+
+@pytest.mark.parametrize(("fault", "excused"), [("clock_skew", True), ("wrong_types", True), ("revise", False)])
+def test_a_bar_that_is_called_empty_is_excused_by_two_answers_that_were_made_to_lack_it(fault: str, excused: bool):
+    def cut_out(left: Left) -> None:
+        no_bar(left)
+        left.said["candles-300", "confirmed_empty"] = {("BTC", START + 3 * SLOT)}
+        left.entries = [
+            *left.entries[:-1],
+            left.ask(END + MINUTE, fault=fault),
+            left.ask(END + 2 * MINUTE, fault=fault),
+        ]
+
+    assert ("five-minute candles" not in problems(cut_out)) is excused
 
 
 def test_a_request_within_an_ordered_pause_is_seen_and_one_after_it_is_none():
