@@ -279,6 +279,9 @@ def candles_asked_twice(node: Node) -> dict[tuple[str, int, int], int]:
 
     A second request for what is not there makes sure of that; one more is for a missed price of the same five minutes.
     """
+    # The node may go on meanwhile: what is stored by now was asked for before the log is read.
+    stored = {(symbol, step, at) for step in (300, 3_600, 86_400) for symbol, at in node.candles(step, 0, 2**62)}
+    assert stored, "no candle is stored"
     symbol_of = {product: symbol for symbol, product in node.product_of.items()}
     asked: Counter[tuple[str, int, int]] = Counter()
     for entry in node.requests("candles"):
@@ -288,8 +291,6 @@ def candles_asked_twice(node: Node) -> dict[tuple[str, int, int], int]:
         asked.update((symbol_of[product], step // 1_000, at) for at in range(first, last + 1, step))
     query = "SELECT * FROM price_data_real WHERE source = 'coinbase.candles'"
     asked.subtract((node.symbol_of[row["asset_id"]], 300, row["slot"]) for row in node.query(query))
-    stored = {(symbol, step, at) for step in (300, 3_600, 86_400) for symbol, at in node.candles(step, 0, 2**62)}
-    assert stored, "no candle is stored"
     assert stored <= asked.keys(), "a candle is stored that nobody asked for"
     return {key: asked[key] for key in stored if asked[key] != 1}
 
