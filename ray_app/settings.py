@@ -36,10 +36,6 @@ IGNORED: dict[str, str] = {
         "table and column names are fixed by the migrations (docs/architecture.md); a mapping can only be wrong",
     ),
     **dict.fromkeys(
-        ("FRED_API_KEY", "GUARDIAN_API_KEY", "REDDIT_CLIENT_ID", "REDDIT_CLIENT_SECRET", "TWITTER_BEARER_TOKEN"),
-        "no source of this version asks that upstream (crypto-data sources)",
-    ),
-    **dict.fromkeys(
         (
             "OPENAI_API_KEY",
             "XAI_API_KEY",
@@ -51,7 +47,11 @@ IGNORED: dict[str, str] = {
         "this version runs no text or language model",
     ),
     **dict.fromkeys(
-        ("NEWS_*INTERVAL", "SENTIMENT_*INTERVAL", "TECHNICAL_*INTERVAL", "SOCIAL_*INTERVAL", "MACRO_*INTERVAL"),
+        ("NEWS_*INTERVAL", "SOCIAL_*INTERVAL", "MACRO_*INTERVAL"),
+        "each source has its own schedule (docs/sources.md), which its upstream's terms and budget decide",
+    ),
+    **dict.fromkeys(
+        ("SENTIMENT_*INTERVAL", "TECHNICAL_*INTERVAL"),
         "this version has no such collector",
     ),
     **dict.fromkeys(
@@ -160,6 +160,41 @@ class Settings(BaseSettings):
         "https://api.exchange.coinbase.com", validation_alias=_names("COINBASE_EXCHANGE_BASE_URL")
     )
     coinbase_api_base_url: str = Field("https://api.coinbase.com/v2", validation_alias=_names("COINBASE_API_BASE_URL"))
+    sandbox_url: str | None = Field(
+        None,
+        validation_alias=_names("SANDBOX_URL"),
+        description="where every upstream without an address of its own is simulated; the node sets it itself",
+    )
+    upstream_urls: Annotated[dict[str, str], NoDecode] = Field(
+        {},
+        validation_alias=_names("UPSTREAM_URLS"),
+        description="addresses of your own instead of an account's: mempool=http://10.0.0.5/api,fred=…",
+    )
+    fred_api_key: SecretStr | None = Field(None, validation_alias=_names("FRED_API_KEY"))
+    guardian_api_key: SecretStr | None = Field(None, validation_alias=_names("GUARDIAN_API_KEY"))
+    cryptopanic_api_key: SecretStr | None = Field(None, validation_alias=_names("CRYPTOPANIC_API_KEY"))
+    etherscan_api_key: SecretStr | None = Field(None, validation_alias=_names("ETHERSCAN_API_KEY"))
+    blockchair_api_key: SecretStr | None = Field(
+        None, validation_alias=_names("BLOCKCHAIR_API_KEY"), description="optional: its free limits need no key"
+    )
+    reddit_client_id: SecretStr | None = Field(None, validation_alias=_names("REDDIT_CLIENT_ID"))
+    reddit_client_secret: SecretStr | None = Field(None, validation_alias=_names("REDDIT_CLIENT_SECRET"))
+    reddit_user_agent: str = Field(
+        "linux:crypto-data-collection:1 (data node)",
+        validation_alias=_names("REDDIT_USER_AGENT"),
+        description="Reddit asks for <platform>:<app id>:<version> (by /u/name), and refuses generic ones",
+    )
+    twitter_bearer_token: SecretStr | None = Field(None, validation_alias=_names("TWITTER_BEARER_TOKEN"))
+    x_monthly_usd: float = Field(
+        25.0,
+        gt=0,
+        le=1e6,
+        validation_alias=_names("X_MONTHLY_USD"),
+        description="money that X's pay-per-use reads may cost in a month",
+    )
+    rss_feeds: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), validation_alias=_names("RSS_FEEDS"), description="feeds by name, comma-separated; default: all known ones"
+    )
     api_timeout_s: float = Field(
         30.0, gt=0, le=600, validation_alias=_names("API_TIMEOUT"), description="seconds, wall"
     )
@@ -244,12 +279,32 @@ class Settings(BaseSettings):
             raise ValueError(f"not a URL such as {example}")
         return value
 
-    @field_validator("coingecko_base_url", "coinbase_exchange_base_url", "coinbase_api_base_url", "ray_dashboard_url")
+    @field_validator(
+        "coingecko_base_url", "coinbase_exchange_base_url", "coinbase_api_base_url", "ray_dashboard_url", "sandbox_url"
+    )
     @classmethod
     def _is_http(cls, value: str | None) -> str | None:
         if value is not None and not (_is_url(value, ("http", "https")) and urlsplit(value).hostname):
             raise ValueError("not a URL such as https://api.example.com/v3")
         return value
+
+    @field_validator("upstream_urls", mode="before")
+    @classmethod
+    def _split_urls(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        urls: dict[str, str] = {}
+        for part in filter(None, (part.strip() for part in value.split(","))):
+            name, _, url = part.partition("=")
+            if not (_is_url(url, ("http", "https")) and urlsplit(url).hostname):
+                raise ValueError(f"{without_password(part)!r} is no account=URL such as mempool=http://10.0.0.5/api")
+            urls[name.strip()] = url
+        return urls
+
+    @field_validator("rss_feeds", mode="before")
+    @classmethod
+    def _split_feeds(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
     @field_validator("cors_origins", mode="before")
     @classmethod

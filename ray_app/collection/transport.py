@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
+from urllib.parse import quote
 
 import httpx
 
@@ -30,6 +31,7 @@ from ray_app.collection.retry import (
     retry_after_s,
     succeeded,
 )
+from ray_app.collection.tokens import Tokens
 from ray_app.collection.upstreams import Upstream
 from ray_app.errors import (
     BudgetExhausted,
@@ -112,6 +114,7 @@ class Transport:
         self._breakers = {account: Breaker() for account in upstreams}
         self._validators: dict[tuple[str, str, tuple[tuple[str, str], ...]], dict[str, str]] = {}
         self._client: httpx.AsyncClient | None = None
+        self._tokens = Tokens()
 
     async def __aenter__(self) -> Self:
         return self
@@ -251,7 +254,11 @@ class Transport:
         raise UpstreamRejected(request.endpoint, f"more than {MAX_REDIRECTS} redirects")
 
     def _url(self, request: Request, upstream: Upstream) -> httpx.URL:
-        return httpx.URL(f"{upstream.base_url}/{request.path.lstrip('/')}", params=dict(request.params))
+        whole = upstream.urls.get(request.path)
+        if whole is not None:
+            return httpx.URL(whole)
+        params = {**request.params, **upstream.query}
+        return httpx.URL(f"{upstream.base_url}/{request.path.lstrip('/')}", params=params)
 
     async def _permit(self, request: Request, upstream: Upstream, cost: int, priority: Priority) -> Permit:
         try:
@@ -289,7 +296,7 @@ class Transport:
     async def _exchange(
         self, request: Request, upstream: Upstream, url: httpx.URL
     ) -> tuple[Exchange, httpx.URL | None]:
-        headers = {**self._validators.get(_key(request), {}), **upstream.headers}
+        headers = {**self._validators.get(_key(request), {}), **upstream.headers, **await self._bearer(upstream)}
         async with self._http().stream("GET", url, headers=headers) as response:
             body = bytearray()
             async for chunk in response.aiter_bytes():
@@ -298,8 +305,18 @@ class Transport:
                     message = f"the body is larger than {self._max_body} bytes; read no further"
                     raise UpstreamRejected(request.endpoint, message)
         kept = {name: value for name, value in response.headers.items() if _keep(name)}
-        exchange = Exchange(request, response.status_code, kept, bytes(body), self._clock.now_ms())
+        # an upstream may repeat the key in links to the next page; the archive must not hold it
+        said = bytes(body)
+        for secret in upstream.query.values():
+            said = said.replace(quote(secret, safe="").encode(), b"KEY").replace(secret.encode(), b"KEY")
+        exchange = Exchange(request, response.status_code, kept, said, self._clock.now_ms())
         return exchange, None if response.next_request is None else response.next_request.url
+
+    async def _bearer(self, upstream: Upstream) -> dict[str, str]:
+        """The header with the account's token, where it has one."""
+        if upstream.client is None:
+            return {}
+        return await self._tokens.header(self._http(), upstream, self._clock)
 
     def _http(self) -> httpx.AsyncClient:
         if self._client is None:  # made in the running loop, not in a constructor

@@ -19,25 +19,35 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit
 
+from ray_app.collection.accounts import ACCOUNTS, Account, disabled, limits_of_account, secret_of, variable_of
 from ray_app.collection.budget_rules import Limits
 from ray_app.errors import ConfigError
 from ray_app.settings import Settings
+from ray_app.sources import rss
 
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """One account. ``headers`` authenticate it and are secret: they never print; the transport alone sends them."""
+    """One account. ``headers`` and ``query`` authenticate it and are secret: they never print; the transport alone
+    sends them. ``client``: id and secret that are exchanged for a bearer token (OAuth). ``urls``: whole addresses of
+    single paths, where they are not below ``base_url``. ``disabled``: why it cannot be asked, and what to do.
+    """  # noqa: D205 - one sentence after the other
 
     account: str
     base_url: str
     headers: Mapping[str, str] = field(repr=False)
     limits: Limits
+    query: Mapping[str, str] = field(default_factory=dict, repr=False)
+    client: tuple[str, str] | None = field(default=None, repr=False)
+    urls: Mapping[str, str] = field(default_factory=dict)
+    disabled: str | None = None
 
 
 PUBLIC_COINGECKO = "https://api.coingecko.com/api/v3"
 PAID_COINGECKO = "https://pro-api.coingecko.com/api/v3"
 _PUBLIC_HOSTS = frozenset(
     {"api.coingecko.com", "pro-api.coingecko.com", "api.exchange.coinbase.com", "api.coinbase.com"}
+    | {urlsplit(account.url).hostname for account in ACCOUNTS if account.url}
 )
 
 #: What each CoinGecko plan allows. Each rate is 90 % of the documented one or less, so that clocks that differ a
@@ -95,7 +105,34 @@ def build_upstreams(settings: Settings) -> dict[str, Upstream]:
         Upstream("coinbase", settings.coinbase_exchange_base_url, {}, COINBASE_EXCHANGE),
         Upstream("coinbase-v2", settings.coinbase_api_base_url, {}, COINBASE_V2),
     )
-    return {upstream.account: replace(upstream, base_url=upstream.base_url.rstrip("/")) for upstream in accounts}
+    every = (*accounts, *(_upstream(account, settings) for account in ACCOUNTS))
+    return {upstream.account: replace(upstream, base_url=upstream.base_url.rstrip("/")) for upstream in every}
+
+
+def _upstream(account: Account, settings: Settings) -> Upstream:
+    own = settings.upstream_urls.get(account.name)
+    simulated = f"{settings.sandbox_url}/{account.name}" if settings.sandbox_url is not None else ""
+    base_url = own or simulated or ("" if settings.origin == "sandbox" else account.url)
+    headers, query = dict(account.headers), {}
+    client: tuple[str, str] | None = None
+    secret = secret_of(account, settings)
+    if secret is not None:
+        kind, _, name = account.key_in.partition(":")
+        value = _header_value(secret, variable_of(account))
+        if kind == "query":
+            query[name] = value
+        elif kind == "bearer":
+            headers["Authorization"] = f"Bearer {value}"
+        elif settings.reddit_client_secret is not None:
+            client = (value, _header_value(settings.reddit_client_secret.get_secret_value(), variable_of(account)))
+    if account.name == "reddit":
+        headers["User-Agent"] = settings.reddit_user_agent
+    # a feed is an address of its own; simulated, and at an address of the operator's, they lie below one
+    urls = rss.URLS if account.name == "rss" and not base_url else {}
+    reason = disabled(account, settings, base_url)
+    return Upstream(
+        account.name, base_url, headers, limits_of_account(account, settings), query, client, urls, disabled=reason
+    )
 
 
 def refuse_live_upstreams(settings: Settings, upstreams: Mapping[str, Upstream]) -> None:
@@ -116,10 +153,10 @@ def pays(upstream: Upstream) -> bool:
     return "x-cg-pro-api-key" in upstream.headers
 
 
-def _header_value(key: str) -> str:
+def _header_value(key: str, variable: str = "COINGECKO_API_KEY") -> str:
     """The key as a header can carry it; the error does not quote it."""
     if not (key.isascii() and key.isprintable()) or " " in key:
-        raise ConfigError("COINGECKO_API_KEY holds a space, line break or non-ASCII character; copy it again")
+        raise ConfigError(f"{variable} holds a space, line break or non-ASCII character; copy it again")
     return key
 
 

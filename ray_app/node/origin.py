@@ -84,6 +84,13 @@ def probe_live(settings: Settings) -> str | None:
     return None
 
 
+#: keys that open a source; the simulated ones have to be opened too
+KEYS = (
+    *("FRED_API_KEY", "GUARDIAN_API_KEY", "CRYPTOPANIC_API_KEY", "ETHERSCAN_API_KEY", "BLOCKCHAIR_API_KEY"),
+    *("REDDIT_CLIENT_ID", "REDDIT_CLIENT_SECRET", "TWITTER_BEARER_TOKEN"),
+)
+
+
 def sandbox_variables(port: int) -> dict[str, str]:
     """The environment that turns a node's collectors to the sandbox on ``port``, keyless."""
     base = f"http://127.0.0.1:{port}"
@@ -91,7 +98,10 @@ def sandbox_variables(port: int) -> dict[str, str]:
         "COINGECKO_BASE_URL": f"{base}/coingecko/api/v3",
         "COINBASE_EXCHANGE_BASE_URL": f"{base}/coinbase-exchange",
         "COINBASE_API_BASE_URL": f"{base}/coinbase-api/v2",
+        "SANDBOX_URL": base,
+        "UPSTREAM_URLS": "",
         "COINGECKO_API_KEY": "",  # a real key is nobody's business here
+        **dict.fromkeys(KEYS, "sandbox"),  # simulated upstreams take any
     }
 
 

@@ -8,6 +8,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import orjson
@@ -53,10 +54,17 @@ class Rejection(Exception):
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """What endpoints answer from: one market, one registry."""
+    """What endpoints answer from: one market, one registry; and what of texts and macro series is replayed.
+
+    ``seed``: of everything that is generated. ``replay_text``: a CSV of real texts; ``replay_macro``: a folder of CSVs
+    of real series (None: generated).
+    """
 
     market: Market
     registry: AssetRegistry
+    seed: int = 0
+    replay_text: Path | None = None
+    replay_macro: Path | None = None
     _listed: Lru[int, tuple[Asset, ...]] = field(default_factory=lambda: Lru(4), repr=False)
 
     def listed(self, now_ms: int) -> tuple[Asset, ...]:
@@ -92,6 +100,7 @@ class SimulatedEndpoint(ABC):
     name: ClassVar[str]
     #: path under the source's base; its only group is the subject
     pattern: ClassVar[re.Pattern[str]]
+    methods: ClassVar[frozenset[str]] = frozenset({"GET", "HEAD"})
 
     @abstractmethod
     def answer(self, question: Question, world: World) -> Answer:

@@ -20,10 +20,33 @@ from urllib.parse import parse_qsl
 
 from ray_app.assets import AssetRegistry
 from ray_app.clock import SECOND_MS, Clock, Epoch, ScaledClock, WallClock, iso
-from ray_app.sandbox import coinbase, coingecko
+from ray_app.sandbox import (
+    alternative_me,
+    binance,
+    blockchain_com,
+    blockchair,
+    bybit,
+    coinbase,
+    coingecko,
+    coingecko_derivatives,
+    coinmetrics,
+    cryptopanic,
+    defillama,
+    deribit,
+    etherscan,
+    fred,
+    guardian,
+    mempool,
+    okx,
+    reddit,
+    rss,
+    x,
+    yahoo,
+)
 from ray_app.sandbox.answers import Answer, Question, Rejection, SimulatedEndpoint, World, json_answer
 from ray_app.sandbox.faults import Fault, FaultScript, load_faults
 from ray_app.sandbox.generated import GeneratedMarket
+from ray_app.sandbox.market import Market
 from ray_app.sandbox.replay import ReplayFile, ReplayMarket, replay_shift
 from ray_app.sandbox.request_log import Calls, Logged, RequestLog, caller_of
 from ray_app.sandbox.spoil import first_page, replacement, spoilt
@@ -34,9 +57,28 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 #: base path → source and its endpoints
 BASES: dict[str, tuple[str, tuple[SimulatedEndpoint, ...]]] = {
-    "/coingecko/api/v3": ("coingecko", coingecko.ENDPOINTS),
+    "/coingecko/api/v3": ("coingecko", (*coingecko.ENDPOINTS, *coingecko_derivatives.ENDPOINTS)),
     "/coinbase-exchange": ("coinbase", tuple(e for e in coinbase.ENDPOINTS if e.source == "coinbase")),
     "/coinbase-api/v2": ("coinbase-v2", tuple(e for e in coinbase.ENDPOINTS if e.source == "coinbase-v2")),
+    "/fred": ("fred", fred.ENDPOINTS),
+    "/yahoo": ("yahoo", yahoo.ENDPOINTS),
+    "/rss": ("rss", rss.ENDPOINTS),
+    "/guardian": ("guardian", guardian.ENDPOINTS),
+    "/cryptopanic": ("cryptopanic", cryptopanic.ENDPOINTS),
+    "/reddit": ("reddit", reddit.ENDPOINTS),
+    "/x": ("x", x.ENDPOINTS),
+    "/coinmetrics": ("coinmetrics", coinmetrics.ENDPOINTS),
+    "/blockchain_com": ("blockchain_com", blockchain_com.ENDPOINTS),
+    "/mempool": ("mempool", mempool.ENDPOINTS),
+    "/etherscan": ("etherscan", etherscan.ENDPOINTS),
+    "/blockchair": ("blockchair", blockchair.ENDPOINTS),
+    "/defillama": ("defillama", tuple(e for e in defillama.ENDPOINTS if e.source == "defillama")),
+    "/stablecoins": ("stablecoins", tuple(e for e in defillama.ENDPOINTS if e.source == "stablecoins")),
+    "/alternative_me": ("alternative_me", alternative_me.ENDPOINTS),
+    "/binance": ("binance", binance.ENDPOINTS),
+    "/bybit": ("bybit", bybit.ENDPOINTS),
+    "/okx": ("okx", okx.ENDPOINTS),
+    "/deribit": ("deribit", deribit.ENDPOINTS),
 }
 _NOT_FOUND: dict[str, Any] = {
     "coingecko": {"error": "Incorrect path. Please check https://www.coingecko.com/api/"},
@@ -59,6 +101,8 @@ class SandboxConfig:
     request_log: Path | None = None
     registry: AssetRegistry | None = None
     clock: Clock | None = None  # default: the epoch's
+    replay_text: Path | None = None
+    replay_macro: Path | None = None
 
 
 def build_world(config: SandboxConfig) -> World:
@@ -67,9 +111,11 @@ def build_world(config: SandboxConfig) -> World:
         file = ReplayFile(config.replay)
         registry = config.registry or AssetRegistry.for_replay(file.symbols)
         shift = replay_shift(file.start_ms, file.end_ms, config.epoch.first_node_ms)
-        return World(ReplayMarket(file, tuple(registry), shift), registry)
-    registry = config.registry or AssetRegistry.seed()
-    return World(GeneratedMarket(config.seed, tuple(registry)), registry)
+        market: Market = ReplayMarket(file, tuple(registry), shift)
+    else:
+        registry = config.registry or AssetRegistry.seed()
+        market = GeneratedMarket(config.seed, tuple(registry))
+    return World(market, registry, config.seed, config.replay_text, config.replay_macro)
 
 
 def create_app(config: SandboxConfig) -> SandboxApp:
@@ -157,10 +203,10 @@ class SandboxApp:
         caller = caller_of(delivery.request_header(b"x-cg-pro-api-key")) if source == "coingecko" else None
         self._calls.came(caller, now)
         try:
-            if scope["method"] not in {"GET", "HEAD"}:
+            if scope["method"] not in (endpoint.methods if endpoint is not None else {"GET", "HEAD"}):
                 answer = json_answer({"message": "method not allowed"}, 405)
             elif endpoint is None:
-                answer = json_answer(_NOT_FOUND[source], 404)
+                answer = json_answer(_NOT_FOUND.get(source, {"message": "Not Found"}), 404)
             else:
                 calls = self._calls.of(caller, now) if name == "key" else None
                 question = Question(now, subject, params, delivery.request_header(b"if-none-match"), calls)

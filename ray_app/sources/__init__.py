@@ -9,14 +9,43 @@ import difflib
 from typing import Final
 
 from ray_app.errors import ConfigError
-from ray_app.sources import coinbase, coingecko
+from ray_app.sources import (
+    alternative_me,
+    binance,
+    blockchain_com,
+    blockchair,
+    bybit,
+    coinbase,
+    coinbase_ws,
+    coingecko,
+    coingecko_derivatives,
+    coinmetrics,
+    cryptopanic,
+    defillama,
+    deribit,
+    etherscan,
+    fred,
+    guardian,
+    mempool,
+    okx,
+    reddit,
+    rss,
+    x,
+    yahoo,
+)
 from ray_app.sources.addressing import is_url_of
 from ray_app.sources.base import Endpoint, Exchange, Issue, Parsed, Request, Row
 
-#: Every endpoint by name, in the order of ``crypto-data sources``.
-ENDPOINTS: Final[dict[str, Endpoint]] = {
-    endpoint.name: endpoint for module in (coingecko, coinbase) for endpoint in module.ENDPOINTS
-}
+#: one module per upstream, in the order of ``crypto-data sources``
+MODULES: Final = (
+    *(coingecko, coingecko_derivatives, coinbase, coinbase_ws, fred, yahoo),
+    *(rss, guardian, cryptopanic, reddit, x),
+    *(coinmetrics, blockchain_com, mempool, etherscan, blockchair, defillama, alternative_me),
+    *(binance, bybit, okx, deribit),
+)
+
+#: Every endpoint by name.
+ENDPOINTS: Final[dict[str, Endpoint]] = {endpoint.name: endpoint for module in MODULES for endpoint in module.ENDPOINTS}
 
 
 def endpoint(name: str) -> Endpoint:

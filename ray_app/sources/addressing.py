@@ -19,6 +19,25 @@ _BASES: Final[Mapping[str, re.Pattern[str]]] = {
     "coingecko": re.compile(r"(?:api|pro-api)\.coingecko\.com/api/v3|[^/]+/coingecko/api/v3"),
     "coinbase": re.compile(r"api\.(?:exchange|pro|gdax|prime)\.coinbase\.com|[^/]+/coinbase-exchange"),
     "coinbase-v2": re.compile(r"api\.coinbase\.com/v2|[^/]+/coinbase-api/v2"),
+    "fred": re.compile(r"api\.stlouisfed\.org/fred|[^/]+/fred"),
+    "yahoo": re.compile(r"query[12]\.finance\.yahoo\.com|[^/]+/yahoo"),
+    "rss": re.compile(r"[^/]+/rss"),
+    "guardian": re.compile(r"content\.guardianapis\.com|[^/]+/guardian"),
+    "cryptopanic": re.compile(r"cryptopanic\.com/api|[^/]+/cryptopanic"),
+    "reddit": re.compile(r"oauth\.reddit\.com|[^/]+/reddit"),
+    "x": re.compile(r"api\.(?:x|twitter)\.com/2|[^/]+/x"),
+    "coinmetrics": re.compile(r"(?:community-)?api\.coinmetrics\.io/v4|[^/]+/coinmetrics"),
+    "blockchain_com": re.compile(r"api\.blockchain\.info|[^/]+/blockchain_com"),
+    "mempool": re.compile(r"mempool\.space/api|[^/]+/mempool"),
+    "etherscan": re.compile(r"api\.etherscan\.io/v2|[^/]+/etherscan"),
+    "blockchair": re.compile(r"api\.blockchair\.com|[^/]+/blockchair"),
+    "defillama": re.compile(r"api\.llama\.fi|[^/]+/defillama"),
+    "stablecoins": re.compile(r"stablecoins\.llama\.fi|[^/]+/stablecoins"),
+    "alternative_me": re.compile(r"api\.alternative\.me|[^/]+/alternative_me"),
+    "binance": re.compile(r"fapi\.binance\.com|[^/]+/binance"),
+    "bybit": re.compile(r"api\.bybit\.com|[^/]+/bybit"),
+    "okx": re.compile(r"www\.okx\.com|[^/]+/okx"),
+    "deribit": re.compile(r"www\.deribit\.com/api/v2|[^/]+/deribit"),
 }
 
 
@@ -53,6 +72,9 @@ def request_of_url(endpoint: Endpoint, url: str) -> Request:
 
 
 def _path_below_base(endpoint: Endpoint, url: str) -> str | None:
+    own = endpoint.path_of(url)
+    if own is not None:
+        return own
     split = urlsplit(url)
     whole = f"{split.hostname or ''}{split.path.rstrip('/')}"
     base = _BASES[endpoint.account].match(whole)

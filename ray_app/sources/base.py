@@ -44,9 +44,9 @@ class Exchange:
 class Row:
     """One row for one table, in the upstream's own identities.
 
-    ``key`` names the asset as the upstream does (``coin_id`` or ``coinbase_product``); storage resolves it to
-    ``asset_id``. ``event_version`` orders two statements about the same key from the same source (ms; the moment
-    the upstream says the value is of). ``values`` holds None where the upstream said null or nothing at all.
+    ``key`` names the asset as the upstream does (``coin_id`` or ``coinbase_product``), where the row is of an asset;
+    storage resolves it to ``asset_id``. ``event_version`` orders two statements about the same key from the same source
+    (ms; the moment the upstream says the value is of). ``values`` holds None where the upstream said null or nothing at all.
     """
 
     table: str
@@ -70,11 +70,17 @@ class Issue:
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """What a body yields. ``missing``: ids asked for that the answer silently left out."""
+    """What a body yields. ``missing``: ids asked for that the answer silently left out.
+
+    ``next``: the request for the next page, where the answer is one page of several; older pages come later.
+    ``oldest``: ms of the oldest item of the page, where items have times (None: it has none, or they have not).
+    """
 
     rows: tuple[Row, ...]
     issues: tuple[Issue, ...] = ()
     missing: tuple[str, ...] = ()
+    next: Request | None = None
+    oldest: int | None = None
 
 
 class Endpoint(ABC):
@@ -95,8 +101,15 @@ class Endpoint(ABC):
     #: other names the upstream's documentation uses for a placeholder of ``paths``
     aliases: ClassVar[Mapping[str, str]] = {}
 
+    #: asked with If-None-Match / If-Modified-Since once an answer is stored
+    conditional: ClassVar[bool] = False
+
     #: objects of the body whose member names are data, not fields: "" the body itself, else as "data.rates"
     keyed: ClassVar[frozenset[str]] = frozenset()
+
+    def path_of(self, url: str) -> str | None:  # noqa: ARG002 - for those that live on many hosts
+        """The path of a request by its URL, where the account's hosts do not tell; None: they do."""
+        return None
 
     @abstractmethod
     def request(self, *args: Any, **kwargs: Any) -> Request:

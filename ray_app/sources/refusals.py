@@ -38,8 +38,7 @@ def read_answer(exchange: Exchange) -> Any:
     (any other status, and bodies that are not JSON); an error envelope inside HTTP 200 counts as what it says.
     """
     endpoint = exchange.request.endpoint
-    if exchange.status != HTTPStatus.OK:
-        _raise_status(exchange)
+    require_ok(exchange)
     try:
         body = decode(endpoint, exchange.body)
     except MalformedPayload:
@@ -50,6 +49,12 @@ def read_answer(exchange: Exchange) -> Any:
     if refusal is not None:
         _raise_refusal(exchange, refusal)
     return body
+
+
+def require_ok(exchange: Exchange) -> None:
+    """Raise as :func:`read_answer` does for every status but 200: for bodies that are not JSON."""
+    if exchange.status != HTTPStatus.OK:
+        _raise_status(exchange)
 
 
 def refusal_in(body: Any) -> Refusal | None:

@@ -113,6 +113,9 @@ price_data_real = Table(
     Column("ath_date", BigInteger, comment="ms"),
     Column("atl", Double, comment="USD"),
     Column("atl_date", BigInteger, comment="ms"),
+    Column("bid_price", Double, comment="USD; best bid, coinbase.ticker only"),
+    Column("ask_price", Double, comment="USD; best ask, coinbase.ticker only"),
+    Column("volume_qty_24h", Double, comment="base units, rolling 24 h, on one venue"),
     *_order_columns(),
     Index(None, "slot"),
     **MYSQL,
@@ -166,7 +169,193 @@ market_data = Table(
     **MYSQL,
 )
 
+# --- statements: one number about one thing at one moment, with every revision --------------------------------
+#
+# ``version`` is a content hash of the value: a revision is another row. Of the versions of one moment the one first
+# seen is known from ``known_at``, every other only from its ``first_seen_at``; the current one is the last in order.
+
+
+def _statement_columns() -> list[Column[object]]:
+    return [
+        Column("event_time", BigInteger, primary_key=True, autoincrement=False, comment="ms: what moment it is about"),
+        Column("version", BigInteger, primary_key=True, autoincrement=False, comment="content hash of the value"),
+        Column("value", Double, nullable=False),
+        Column("known_at", BigInteger, nullable=False, comment="ms: when the first statement was public"),
+        Column("first_seen_at", BigInteger, nullable=False, comment="ms: first fetch of this version"),
+    ]
+
+
+_STATEMENT = {"earliest": ("known_at", "first_seen_at")}
+
+macro_indicators = Table(
+    "macro_indicators",
+    metadata,
+    Column(
+        "indicator_name", _code(64), primary_key=True, comment="one name a concept: FRED's id, or VIX, SPX, GOLD, …"
+    ),
+    Column("source", _code(48), primary_key=True, comment="endpoint"),
+    Column(
+        "indicator_date", BigInteger, primary_key=True, autoincrement=False, comment="ms: midnight UTC of the period"
+    ),
+    Column(
+        "vintage",
+        BigInteger,
+        primary_key=True,
+        autoincrement=False,
+        comment="FRED: ms, midnight UTC of realtime_start. Sources without vintages: content hash of the values",
+    ),
+    Column("value", Double, comment="NULL: the source says that there is none"),
+    Column("unit", _code(32), nullable=False, comment="percent, index, usd, usd_per_eur, …"),
+    Column("open_price", Double, comment="of a market's day; value is its close"),
+    Column("high_price", Double),
+    Column("low_price", Double),
+    Column("volume", Double),
+    Column("known_at", BigInteger, nullable=False, comment="ms: when this vintage was public"),
+    Column("first_seen_at", BigInteger, nullable=False, comment="ms: first fetch of this vintage"),
+    *_order_columns(),
+    Index(None, "indicator_name", "indicator_date"),
+    info=_STATEMENT,
+    **MYSQL,
+)
+
+onchain_data = Table(
+    "onchain_data",
+    metadata,
+    Column("asset_id", Integer, primary_key=True, autoincrement=False),
+    Column("metric", _code(48), primary_key=True, comment="active_addresses, hash_rate, total_value_locked, …"),
+    Column("source", _code(48), primary_key=True, comment="endpoint"),
+    *_statement_columns(),
+    *_order_columns(),
+    Index(None, "metric", "event_time"),
+    info=_STATEMENT,
+    **MYSQL,
+)
+
+derivatives_data = Table(
+    "derivatives_data",
+    metadata,
+    Column("asset_id", Integer, primary_key=True, autoincrement=False),
+    Column("metric", _code(48), primary_key=True, comment="funding_rate, open_interest_usd, put_call_ratio, dvol, …"),
+    Column("venue", _code(32), primary_key=True, comment="binance, bybit, okx, deribit, or as CoinGecko names it"),
+    Column("instrument", _code(64), primary_key=True, comment="the venue's own symbol"),
+    *_statement_columns(),
+    Column("source", _code(48), nullable=False, comment="endpoint"),
+    *_order_columns(),
+    Index(None, "metric", "event_time"),
+    info=_STATEMENT,
+    **MYSQL,
+)
+
+fear_greed = Table(
+    "fear_greed",
+    metadata,
+    Column("source", _code(48), primary_key=True, comment="endpoint"),
+    *_statement_columns(),
+    Column("classification", _code(32), comment="as published, e.g. Extreme Fear"),
+    *_order_columns(),
+    info=_STATEMENT,
+    **MYSQL,
+)
+
+# --- texts ----------------------------------------------------------------------------------------------------
+
+
+def _news_columns() -> list[Any]:
+    return [
+        Column("content_id", _code(64), primary_key=True, comment="SHA-256 of the canonical URL, hex"),
+        Column("source", _code(48), nullable=False, comment="endpoint"),
+        Column("feed", _code(64), nullable=False, comment="which feed, section or listing said it"),
+        Column("url", Text, nullable=False, comment="canonical: no tracking parameters, no fragment"),
+        Column("title", Text, nullable=False),
+        Column("summary", Text, comment="plain text"),
+        Column("author", String(200)),
+        Column("category", String(100)),
+        Column("language", _code(16)),
+        Column("story_id", _code(64), nullable=False, comment="of the normalised title: reprints share it"),
+        Column("published_at", BigInteger, comment="ms; NULL: the feed does not say"),
+        Column("known_at", BigInteger, nullable=False, comment="ms: first fetch"),
+        Column("deleted_at", BigInteger, comment="ms: withdrawn upstream; the text is gone"),
+    ]
+
+
+crypto_news = Table(
+    "crypto_news",
+    metadata,
+    *_news_columns(),
+    *_order_columns(),
+    Index(None, "published_at"),
+    Index(None, "known_at"),
+    Index(None, "story_id"),
+    info={"earliest": ("known_at",)},
+    **MYSQL,
+)
+
+stock_news = Table(
+    "stock_news",
+    metadata,
+    *_news_columns(),
+    *_order_columns(),
+    Index(None, "published_at"),
+    Index(None, "known_at"),
+    Index(None, "story_id"),
+    info={"earliest": ("known_at",)},
+    **MYSQL,
+)
+
+social_posts = Table(
+    "social_posts",
+    metadata,
+    Column("content_id", _code(64), primary_key=True, comment="platform:id, e.g. reddit:t3_1abcde"),
+    Column("source", _code(48), nullable=False, comment="endpoint"),
+    Column("platform", _code(16), nullable=False, comment="reddit, x"),
+    Column("community", String(100), comment="subreddit; NULL on x"),
+    Column("author", String(100), comment="NULL: deleted"),
+    Column("author_verified", Integer, comment="1, 0; NULL: the platform does not say"),
+    Column("title", Text),
+    Column("text", Text),
+    Column("url", Text),
+    Column("language", _code(16)),
+    Column("published_at", BigInteger, nullable=False, comment="ms"),
+    Column("known_at", BigInteger, nullable=False, comment="ms: first fetch"),
+    Column("score", Integer, comment="upvotes less downvotes, or likes, as of fetched_at"),
+    Column("upvote_ratio", Double, comment="0 to 1"),
+    Column("comments", Integer, comment="as of fetched_at"),
+    Column("reposts", Integer, comment="as of fetched_at"),
+    Column("views", BigInteger, comment="as of fetched_at"),
+    Column("deleted_at", BigInteger, comment="ms: seen deleted; author and text are gone"),
+    *_order_columns(),
+    Index(None, "published_at"),
+    Index(None, "platform", "community", "published_at"),
+    info={"earliest": ("known_at",)},
+    **MYSQL,
+)
+
+text_mentions = Table(
+    "text_mentions",
+    metadata,
+    Column("content_id", _code(64), primary_key=True),
+    Column("asset_id", Integer, primary_key=True, autoincrement=False),
+    Column("kind", _code(16), nullable=False, comment="crypto_news, stock_news, social_posts"),
+    Column("term", String(100), nullable=False, comment="the words that name the asset"),
+    Column("published_at", BigInteger, nullable=False, comment="ms; of an undated text its first fetch"),
+    *_order_columns(),
+    Index(None, "asset_id", "published_at"),
+    info={"earliest": ("published_at",)},
+    **MYSQL,
+)
+
 # --- what was asked, and what came back ---------------------------------------------------------------------
+
+collection_polls = Table(
+    "collection_polls",
+    metadata,
+    Column("dataset", _code(32), primary_key=True),
+    Column("subject_id", Integer, primary_key=True, autoincrement=False, comment="of the subject's name"),
+    Column("slot", BigInteger, primary_key=True, autoincrement=False, comment="ms: the slot an answer covers"),
+    Column("fetch_id", BigInteger, nullable=False, comment="the answer, or the last page of it"),
+    *_order_columns(),
+    **MYSQL,
+)
 
 fetches = Table(
     "fetches",
@@ -243,7 +432,7 @@ endpoint_shapes = Table(
 collection_schedules = Table(
     "collection_schedules",
     metadata,
-    Column("dataset", _code(32), primary_key=True, comment="prices, candles-300, candles-3600, candles-86400"),
+    Column("dataset", _code(32), primary_key=True, comment="prices, candles-300, macro-fred, …"),
     Column("version", Integer, primary_key=True, autoincrement=False),
     Column("definition", Text, nullable=False, comment="JSON: interval, grace, tiers, horizon"),
     Column("valid_from", BigInteger, nullable=False, comment="ms: first slot this version expects"),

@@ -8,6 +8,7 @@ import pytest
 from ray_app.assets import AssetRegistry
 from ray_app.clock import DAY_MS, to_ms
 from ray_app.collection import planner, spending
+from ray_app.collection.accounts import ACCOUNTS
 from ray_app.collection.budget_rules import next_month
 from ray_app.collection.collectors.registry import schedules
 from ray_app.collection.datasets import price_tiers
@@ -60,7 +61,7 @@ def test_no_budget_is_above_what_the_upstream_documents():
     assert COINBASE_EXCHANGE.requests / COINBASE_EXCHANGE.per_s < 10
     accounts = limits_of(build_upstreams(settings()))
     assert accounts["coinbase-v2"].requests / accounts["coinbase-v2"].per_s * 3_600 < 10_000
-    assert set(accounts) == {"coingecko", "coinbase", "coinbase-v2"}
+    assert set(accounts) == {"coingecko", "coinbase", "coinbase-v2", *(account.name for account in ACCOUNTS)}
 
 
 def test_the_operators_numbers_win():

@@ -9,6 +9,7 @@ from typing import Any
 
 from ray_app.clock import DAY_MS, HOUR_MS, MINUTE_MS
 from ray_app.sources import ENDPOINTS, Exchange, Request
+from tests.sources import samples_derivatives, samples_macro, samples_news, samples_onchain, samples_social
 
 #: 2026-05-18T12:00:00Z, a whole hour and a whole day's noon
 NOON = 1_779_105_600_000
@@ -128,6 +129,11 @@ BODIES: Mapping[str, Any] = {
 }
 
 
+#: endpoints of this file; every other upstream's samples stand in a file of their own (samples_<group>.py)
+GROUPS = (samples_macro, samples_news, samples_social, samples_onchain, samples_derivatives)
+BODIES = {**BODIES, **{name: body for group in GROUPS for name, body in group.BODIES.items()}}
+
+
 def _of_all_time(request: Request) -> Request:
     """The request without its range, so that tests may answer with any moment."""
     bounds = ("from", "to", "start", "end")
@@ -155,6 +161,14 @@ REQUESTS: Mapping[str, Callable[[], Request]] = {
 }
 
 
+REQUESTS = {**REQUESTS, **{name: ask for group in GROUPS for name, ask in group.REQUESTS.items()}}
+
+
+def raw(name: str) -> bytes:
+    """The good body of ``name`` as bytes."""
+    return BODIES[name] if isinstance(BODIES[name], bytes) else json.dumps(BODIES[name]).encode()
+
+
 def answer(
     name: str,
     body: Any = ...,
@@ -167,11 +181,11 @@ def answer(
 ) -> Exchange:
     """An exchange with the sample body of ``name``, or with ``body`` (bytes, or anything JSON can say)."""
     body = BODIES[name] if body is ... else body
-    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    sent = body if isinstance(body, bytes) else json.dumps(body).encode()
     request = request or REQUESTS[name]()
     if params is not None:
         request = replace(request, params=params)
-    return Exchange(request, status, headers or {}, raw, fetched_at)
+    return Exchange(request, status, headers or {}, sent, fetched_at)
 
 
-__all__ = ["BODIES", "DAY_MS", "FETCHED_AT", "MIDNIGHT", "NOON", "REQUESTS", "answer", "bar", "coin"]
+__all__ = ["BODIES", "DAY_MS", "FETCHED_AT", "MIDNIGHT", "NOON", "REQUESTS", "answer", "bar", "coin", "raw"]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ray_app.errors import UpstreamError
 from ray_app.sources import ENDPOINTS, Exchange, Parsed
 from ray_app.storage.tables import data_quality_events, metadata
-from tests.sources.samples import BODIES, answer
+from tests.sources.samples import BODIES, answer, raw
 from tests.sources.test_contract import leaves, replaced
 
 PRICES = {
@@ -114,6 +114,8 @@ def mutated(draw: Any, body: Any) -> Any:
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_mutated_body_never_raises_anything_else_and_never_yields_what_cannot_be(name, data):
+    if isinstance(BODIES[name], bytes):
+        pytest.skip("not JSON: its bytes are damaged in the test below")
     body = data.draw(mutated(BODIES[name]))
     exchange = answer(name, json.dumps(body).encode())
     parsed = read(exchange)
@@ -125,10 +127,10 @@ def test_mutated_body_never_raises_anything_else_and_never_yields_what_cannot_be
 @settings(max_examples=100, deadline=None)
 @given(data=st.data())
 def test_damaged_bytes_never_raise_anything_else(name, data):
-    raw = bytearray(json.dumps(BODIES[name]).encode())
+    body = bytearray(raw(name))
     for _ in range(data.draw(st.integers(1, 5))):
-        raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
-    check(read(answer(name, bytes(raw))))
+        body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
+    check(read(answer(name, bytes(body))))
 
 
 @pytest.mark.parametrize("name", sorted(ENDPOINTS))
