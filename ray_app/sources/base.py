@@ -46,7 +46,8 @@ class Row:
 
     ``key`` names the asset as the upstream does (``coin_id`` or ``coinbase_product``), where the row is of an asset;
     storage resolves it to ``asset_id``. ``event_version`` orders two statements about the same key from the same source
-    (ms; the moment the upstream says the value is of). ``values`` holds None where the upstream said null or nothing at all.
+    (ms; the moment the upstream says the value is of). ``values`` holds None where the upstream said null or nothing
+    at all.
     """
 
     table: str
