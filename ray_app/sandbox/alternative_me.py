@@ -46,8 +46,7 @@ class FearGreed(SimulatedEndpoint):
         style = _DATES.get(question.params.get("date_format", ""))
         data = []
         for day in newest:
-            at = from_ms(day * DAY_MS)
-            stamp = str(day * DAY_MS // 1_000) if style is None else at.strftime(style)
+            stamp = str(day * DAY_MS // 1_000) if style is None else from_ms(day * DAY_MS).strftime(style)
             data.append({"value": str(values[day]), "value_classification": _class(values[day]), "timestamp": stamp})
         if data:
             data[0]["time_until_update"] = str(((today + 1) * DAY_MS - question.now_ms) // 1_000)

@@ -17,7 +17,7 @@ import numpy as np
 
 from ray_app.clock import DAY_MS, HOUR_MS, from_ms, to_ms
 from ray_app.sandbox.answers import Answer, Question, Rejection, SimulatedEndpoint, World, digits, json_answer
-from ray_app.sandbox.onchain_series import FIRST_DAY, day_prices, level_of, supply, text, wave
+from ray_app.sandbox.onchain_series import FIRST_DAY, day_prices, level_of, supplies, text, wave
 from ray_app.sandbox.rng import FloatArray, IntArray, unit_of
 
 _COINS: Final[Mapping[str, str]] = {
@@ -182,7 +182,8 @@ def _column(world: World, now: int, asset: str, metric: str, days: IntArray) -> 
         return [str(published_at(seed, asset, day) // 1_000) for day in listed]
     ends = (days + 1) * DAY_MS
     if metric == "SplyCur":
-        return [None if (coins := supply(world, coin, end)) is None else text(coins) for end in ends.tolist()]
+        coins = supplies(world, coin, ends)
+        return [None] * len(listed) if coins is None else [text(value, 15) for value in coins.tolist()]
     if metric in _PRICED:
         return _priced(world, coin, metric, days)
     values = _figure(seed, coin, metric, ends)
@@ -194,16 +195,14 @@ def _column(world: World, now: int, asset: str, metric: str, days: IntArray) -> 
 
 
 def _priced(world: World, coin: str, metric: str, days: IntArray) -> list[str | None]:
-    prices = day_prices(world, coin, days)
-    found: list[str | None] = []
-    for day in days.tolist():
-        price, coins = prices.get(day), supply(world, coin, (day + 1) * DAY_MS)
-        if price is None or coins is None:
-            found.append(None)
-        else:
-            times = {"PriceUSD": 1.0, "CapMrktCurUSD": coins, "IssTotUSD": coins * 0.008 / 365.25}[metric]
-            found.append(text(price * times))
-    return found
+    prices, coins = day_prices(world, coin, days), supplies(world, coin, (days + 1) * DAY_MS)
+    if coins is None:
+        return [None] * len(days)
+    share = {"CapMrktCurUSD": 1.0, "IssTotUSD": 0.008 / 365.25}.get(metric)
+    return [
+        None if (price := prices.get(day)) is None else text(price if share is None else price * count * share)
+        for day, count in zip(days.tolist(), coins.tolist(), strict=True)
+    ]
 
 
 def _figure(seed: int, coin: str, metric: str, ends: IntArray) -> FloatArray:

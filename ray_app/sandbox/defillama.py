@@ -12,9 +12,11 @@ import numpy as np
 
 from ray_app.clock import DAY_MS, HOUR_MS
 from ray_app.sandbox.answers import Answer, Question, Rejection, SimulatedEndpoint, World, json_answer
-from ray_app.sandbox.onchain_series import FIRST_DAY, level_of, wave
+from ray_app.sandbox.onchain_series import level_of, wave
 from ray_app.sandbox.rng import FloatArray, IntArray
 
+#: 2024-01-01 UTC, where histories begin here; the real ones reach back to 2018
+FIRST_DAY: Final = 19_723
 #: name, gecko_id, ticker, chain id; two chains of one coin, and one without a coin, are among them
 CHAINS: Final[tuple[tuple[str, str | None, str | None, int | str | None], ...]] = (
     ("Ethereum", "ethereum", "ETH", 1),

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
 
 from ray_app.clock import DAY_MS
 from ray_app.sandbox.answers import World
-from ray_app.sandbox.rng import FloatArray, IntArray, key_of, mix, subkeys, unit_of
+from ray_app.sandbox.rng import FloatArray, IntArray, WordArray, key_of, mix, subkeys, unit_of
 
 #: 2020-01-01 UTC, the first day the generated market has
 FIRST_DAY: Final = 18_262
@@ -56,21 +57,27 @@ def wave(
     """
     days = times / DAY_MS
     waves = np.zeros(len(times))
-    for n, period in enumerate(_PERIODS):
-        phase = unit_of(seed, name, "phase", n)
+    key, phases = _character(seed, name)
+    for n, (period, phase) in enumerate(zip(_PERIODS, phases, strict=True)):
         waves += np.sin(2 * math.pi * (days / period + phase)) * (n + 1) / len(_PERIODS)
     knots, part = np.divmod(times, knot_ms)
     part = part / knot_ms
-    jitter = (1 - part) * _units(seed, name, knots) + part * _units(seed, name, knots + 1)
+    jitter = (1 - part) * _units(key, knots) + part * _units(key, knots + 1)
     grown = growth * (times - _LEVEL_MS) / _YEAR_MS
     figure: FloatArray = level * np.exp(grown + swing / 2 * waves + noise * 2 * (jitter - 0.5))
     return figure
 
 
-def _units(seed: int, name: str, counters: IntArray) -> FloatArray:
+@lru_cache(maxsize=4_096)
+def _character(seed: int, name: str) -> tuple[WordArray, tuple[float, ...]]:
+    """The key of a figure's noise, and the phase of each slow wave."""
+    phases = tuple(unit_of(seed, name, "phase", n) for n in range(len(_PERIODS)))
+    return np.array([key_of(seed, name)], dtype=np.uint64), phases
+
+
+def _units(key: WordArray, counters: IntArray) -> FloatArray:
     """A number in [0, 1) for each counter."""
-    words = mix(subkeys(np.array([key_of(seed, name)], dtype=np.uint64), counters))
-    return (words >> np.uint64(11)).astype(np.float64) / (1 << 53)
+    return (mix(subkeys(key, counters)) >> np.uint64(11)).astype(np.float64) / (1 << 53)
 
 
 def at(seed: int, name: str, ms: int, level: float, **shape: float) -> float:
@@ -115,16 +122,25 @@ def day_prices(world: World, coin_id: str, days: IntArray) -> dict[int, float]:
 
 def supply(world: World, coin_id: str, ms: int) -> float | None:
     """Coins in existence: the market's, issued at 0.8 % a year around 2026; None: the market has not the coin."""
+    found = supplies(world, coin_id, np.array([ms], dtype=np.int64))
+    return None if found is None else float(found[0])
+
+
+def supplies(world: World, coin_id: str, times: IntArray) -> FloatArray | None:
+    """:func:`supply` at each of ``times``."""
     row = row_of(world, coin_id)
     if row is None:
         return None
-    return float(world.market.profiles[row].circulating) * (1 + 0.008 * (ms - _LEVEL_MS) / _YEAR_MS)
+    grown = 1 + 0.008 * (times - _LEVEL_MS) / _YEAR_MS
+    coins: FloatArray = np.asarray(float(world.market.profiles[row].circulating) * grown, dtype=np.float64)
+    return coins
 
 
 def text(value: float, digits: int = 12) -> str:
     """A number as upstreams write it in a string: no exponent, no trailing zeros."""
-    if value == 0:
-        return "0"
+    shown = f"{value:.{digits}g}"
+    if "e" not in shown:
+        return shown
     decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
     shown = f"{value:.{decimals}f}"
     return shown.rstrip("0").rstrip(".") if "." in shown else shown

@@ -7,10 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ray_app.assets import AssetRegistry
 from ray_app.clock import DAY_MS, HOUR_MS, MINUTE_MS, to_ms
+from ray_app.collection.catalogue.onchain import fear_greed_feeds, onchain_feeds
+from ray_app.collection.feeds import Ask
 from ray_app.sandbox.answers import SimulatedEndpoint
 from ray_app.sandbox.blockchain_com import CHARTS
+from ray_app.sandbox.defillama import CHAINS as SIMULATED_CHAINS
 from ray_app.sandbox.onchain_series import wave
+from ray_app.settings import Settings
 from ray_app.sources import ENDPOINTS, Request, blockchair, defillama
 from ray_app.sources.onchain import DISAGREEMENTS
 from tests.sandbox.conftest import NOW
@@ -164,11 +169,16 @@ async def test_blockchair_and_defillama_refuse_chains_they_have_not(sandbox: Mak
     assert status == 400
 
 
-async def test_every_chain_we_read_is_simulated(sandbox: Make) -> None:
-    world = sandbox()
-    for chain, coin in defillama.CHAINS.items():
-        rows = (await parsed(world, plain("defillama.chain_tvl", chain))).rows
-        assert {row.key["coin_id"] for row in rows} == {coin}
+async def test_every_feed_is_answered_and_read(sandbox: Make) -> None:
+    world = sandbox(now=MORNING)
+    settings = Settings(_env_file=None)
+    feeds = [*onchain_feeds(settings, AssetRegistry.seed()), *fear_greed_feeds(settings)]
+    histories = [feed for feed in feeds if feed.subject.startswith("defillama.chain_tvl/")]
+    for feed in [feed for feed in feeds if feed not in histories[2:]]:
+        found = await parsed(world, feed.ask(Ask(MORNING - 3 * DAY_MS, MORNING)))
+        assert found.rows or "market" in feed.subject, feed.subject
+    assert set(defillama.CHAINS) <= {name for name, *_ in SIMULATED_CHAINS}
+    assert {feed.subject.split("/", 1)[1] for feed in histories} <= set(defillama.CHAINS)
     found = by_metric(await parsed(world, plain("defillama.chains")))
     assert set(defillama.CHAINS.values()) <= {coin for coin, _, _ in found}
 

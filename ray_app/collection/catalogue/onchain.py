@@ -42,10 +42,17 @@ _HISTORY_S: Final = 730 * _DAY
 _OVERLAP_S: Final = 5 * _DAY
 #: 20 assets × 730 days are 15 pages of 1,000 items
 _PAGES: Final = 20
-#: the charts of Blockchain.com that are asked for; mvrv and nvt are unverified
+#: the charts of Blockchain.com that are asked for; whether mvrv and nvt are served is not verified
 _CHARTS: Final = (
     *("n-unique-addresses", "n-transactions", "estimated-transaction-volume-usd", "hash-rate", "difficulty"),
-    *("miners-revenue", "transaction-fees-usd", "market-cap", "median-confirmation-time", "mvrv", "total-bitcoins"),
+    *(
+        "miners-revenue",
+        "transaction-fees-usd",
+        "market-cap",
+        "median-confirmation-time",
+        "market-price",
+        "total-bitcoins",
+    ),
 )
 #: fear and greed: all there is, from 2018-02-01 on
 _ALL_OF_IT_S: Final = 10 * 365 * _DAY
