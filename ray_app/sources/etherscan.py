@@ -12,12 +12,11 @@ Format: https://docs.etherscan.io. What trips people up:
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, ClassVar, Final
 
-from ray_app.errors import MalformedPayload, RateLimited
+from ray_app.errors import MalformedPayload
 from ray_app.sources.base import Endpoint, Exchange, Parsed, Request
 from ray_app.sources.onchain import METRICS, Statements
 from ray_app.sources.reading import (
@@ -31,10 +30,9 @@ from ray_app.sources.reading import (
     number,
     shown,
 )
-from ray_app.sources.refusals import Refusal, refusal_in, refuse, require_ok, retry_after_s, words
+from ray_app.sources.refusals import Refusal, refusal_in, refuse, require_ok, words
 
 COIN: Final = "ethereum"
-_TOO_MANY: Final = re.compile(r"rate limit|max calls|too many", re.IGNORECASE)
 _WEI: Final = Decimal(10) ** 18
 
 
@@ -58,8 +56,6 @@ class Action(Endpoint):
         if body.get("status") != "1":
             refusal = refusal_in({k: v for k, v in body.items() if k not in {"status", "message"}})
             said = refusal.message if refusal is not None else words(body.get("result") or body.get("message"))
-            if _TOO_MANY.search(said):
-                raise RateLimited(self.name, f"the upstream refused: {said}", retry_after_s(exchange))
             refuse(exchange, refusal or Refusal(said))
         return expect_object(self.name, body.get("result"), "the action's result")
 
