@@ -69,7 +69,7 @@ def children_of(settings: Settings) -> list[Child]:
     """
     digest = digest_of(settings)
     upstreams = build_upstreams(settings)
-    kinds = [kind for kind in COLLECTOR_ACTORS if COLLECTORS[kind.collector].off(upstreams) is None]
+    kinds = [kind for kind in COLLECTOR_ACTORS if COLLECTORS[kind.collector].off(settings, upstreams) is None]
     return [
         Child(EVENT_BUS, EventBus),
         *(Child(f"{PREFIX}{kind.collector}:{digest}", kind) for kind in kinds),

@@ -24,7 +24,7 @@ from ray_app.collection.collectors import COLLECTORS
 from ray_app.collection.datasets import Member, Plan
 from ray_app.collection.expectation import SlotRange, count, difference, intersect, union
 from ray_app.collection.gaps import AssetSurvey, survey
-from ray_app.collection.upstreams import Upstream, build_upstreams
+from ray_app.collection.upstreams import build_upstreams
 from ray_app.errors import StorageError
 from ray_app.health.evidence import (
     NOT_PROBED,
@@ -80,7 +80,7 @@ def collect_evidence(
     try:
         with db.read() as conn:
             known, plans = _registry(conn), {name: datasets.load(conn, name) for name in datasets.DATASETS}
-            collectors = tuple(collector_evidence(conn, known, plans, build_upstreams(settings), now))
+            collectors = tuple(collector_evidence(conn, known, plans, settings, now))
             letters = health_queries.dead_letters_since(conn, now - DAY_MS)
             doubts = health_queries.quality_events_since(conn, now - DAY_MS)
         accounts = tuple(_accounts(db, settings, collectors, known, breakers or {}, now))
@@ -131,11 +131,12 @@ def _registry(conn: Connection) -> AssetRegistry:
 
 
 def collector_evidence(
-    conn: Connection, known: AssetRegistry, plans: Mapping[str, Plan], upstreams: Mapping[str, Upstream], now: int
+    conn: Connection, known: AssetRegistry, plans: Mapping[str, Plan], settings: Settings, now: int
 ) -> Iterable[CollectorEvidence]:
     """One for each collector the node has, whether it ever ran or not."""
     runs = {row["collector"]: row for row in queries.collector_runs(conn)}
     held = health_queries.leases(conn)
+    upstreams = build_upstreams(settings)
     for name, kind in COLLECTORS.items():
         run = runs.get(name, {})
         sets = tuple(dataset_evidence(conn, known, plans[dataset], now) for dataset in kind.datasets)
@@ -150,7 +151,7 @@ def collector_evidence(
             patience_ms=_patience([plans[dataset] for dataset in kind.datasets]),
             last_error=run.get("last_error"),
             last_error_at=run.get("last_error_at"),
-            off=kind.off(upstreams),
+            off=kind.off(settings, upstreams),
         )
 
 

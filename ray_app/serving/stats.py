@@ -70,17 +70,21 @@ class StoredStats:
                 name: spending.outlook(conn, name, registry, self._settings, one.limits, spent[name], now)
                 for name, one in upstreams.items()
             }
-        return [_show(row, COLLECTORS[row["collector"]], upstreams, outlooks) for row in rows]
+        return [_show(row, COLLECTORS[row["collector"]], self._settings, upstreams, outlooks) for row in rows]
 
 
 _TIMES = ("last_event_time", "last_started_at", "last_success_at", "last_error_at", "next_run_at")
 
 
 def _show(
-    row: dict[str, Any], kind: type[Collector], upstreams: Mapping[str, Upstream], outlooks: Mapping[str, Outlook]
+    row: dict[str, Any],
+    kind: type[Collector],
+    settings: Settings,
+    upstreams: Mapping[str, Upstream],
+    outlooks: Mapping[str, Outlook],
 ) -> dict[str, Any]:
     return row | {
-        "state": kind.off(upstreams) or "active",
+        "state": kind.off(settings, upstreams) or "active",
         "disabled": {name: said for name in kind.accounts if (said := upstreams[name].disabled) is not None},
         **{name: _time(row[name]) for name in _TIMES},
         "last_error": public_text(row["last_error"]),

@@ -21,6 +21,7 @@ from ray_app.collection.expectation import SlotRange, difference, intersect, uni
 from ray_app.collection.runtime import Runtime
 from ray_app.collection.upstreams import Upstream
 from ray_app.errors import BudgetExhausted, CircuitOpen, RateLimited, UpstreamError, UpstreamRejected
+from ray_app.settings import Settings
 from ray_app.sources.base import Parsed
 from ray_app.storage import records
 
@@ -83,8 +84,10 @@ class Collector(ABC):
         self.runtime = runtime
 
     @classmethod
-    def off(cls, upstreams: Mapping[str, Upstream]) -> str | None:
-        """Why it has nobody to ask, as what an operator can do about it; None: it has."""
+    def off(cls, settings: Settings, upstreams: Mapping[str, Upstream]) -> str | None:
+        """Why it does not run: it is not to, or it has nobody to ask (and what to do about it). None: it runs."""
+        if cls.name in settings.collectors_off:
+            return "disabled: named in COLLECTORS_OFF"
         reasons = [upstreams[account].disabled for account in cls.accounts]
         if not reasons or any(reason is None for reason in reasons):
             return None
