@@ -16,7 +16,7 @@ up:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final
 
 from ray_app.clock import DAY_MS, HOUR_MS
@@ -26,11 +26,14 @@ from ray_app.sources.derivatives import (
     FUNDING_LAG_MS,
     SERIES_LAG_MS,
     Book,
+    Contract,
     asked,
+    coins_context,
     earlier,
     in_range,
     read_venue,
     usdt_perpetual,
+    wanted,
 )
 from ray_app.sources.reading import absent, expect_list, expect_object, members, readable, requested, shown
 
@@ -60,9 +63,9 @@ class PremiumIndex(Endpoint):
     paths: ClassVar[tuple[str, ...]] = ("/fapi/v1/premiumIndex",)
     query: ClassVar[frozenset[str]] = frozenset({"symbol"})
 
-    def request(self, symbol: str | None = None) -> Request:
-        """One symbol, or all."""
-        return Request(self.name, self.paths[0], {"symbol": symbol} if symbol else {})
+    def request(self, symbol: str | None = None, coins: Sequence[str] = ()) -> Request:
+        """One symbol, or all; of all, rows are made of ``coins`` (ids; default: of every known one)."""
+        return Request(self.name, self.paths[0], {"symbol": symbol} if symbol else {}, coins_context(coins))
 
     def parse(self, exchange: Exchange) -> Parsed:
         """mark_price, index_price, predicted_funding_rate of the known perpetual contracts, as of ``time``."""
@@ -72,7 +75,7 @@ class PremiumIndex(Endpoint):
                 raise MalformedPayload(self.name, f"expected a contract with symbol and markPrice, got {members(body)}")
             body = [body]
         items = expect_list(self.name, body, "contracts")
-        book = Book(VENUE, self.name, exchange.fetched_at)
+        book, chosen = Book(VENUE, self.name, exchange.fetched_at), wanted(exchange.request)
         seen: set[str] = set()
         for position, item in enumerate(items):
             if not isinstance(item, dict) or not isinstance(item.get("symbol"), str):
@@ -80,15 +83,14 @@ class PremiumIndex(Endpoint):
                 continue
             asked(self.name, exchange.request, "symbol", item, "symbol")
             seen.add(item["symbol"])
-            self._state(book, item)
+            contract = usdt_perpetual(item["symbol"])
+            if chosen(contract):
+                self._state(book, contract, item)
         readable(self.name, items, len(seen), "a contract with a symbol")
         missing = absent(requested(exchange.request.params.get("symbol")), seen)
         return Parsed(book.rows(), book.found.all(), missing)
 
-    def _state(self, book: Book, item: Mapping[str, Any]) -> None:
-        contract = usdt_perpetual(item["symbol"])
-        if contract is None:
-            return
+    def _state(self, book: Book, contract: Contract, item: Mapping[str, Any]) -> None:
         moment = book.time(contract.symbol, "time", item.get("time"))
         if moment is not None:
             book.state(contract, "mark_price", moment, item.get("markPrice"), None)

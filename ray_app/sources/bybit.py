@@ -13,7 +13,7 @@ Formats: https://bybit-exchange.github.io/docs/v5 and upstreams.md §14. What tr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Final
 
@@ -24,8 +24,10 @@ from ray_app.sources.derivatives import (
     SERIES_LAG_MS,
     Book,
     asked,
+    coins_context,
     read_venue,
     usdt_perpetual,
+    wanted,
 )
 from ray_app.sources.reading import absent, as_number, expect_object, identifier, members, readable, requested, shown
 from ray_app.sources.refusals import retry_after_s
@@ -71,15 +73,14 @@ class Tickers(Endpoint):
         "turnover24h": "volume_24h_usd",
     }
 
-    def request(self, symbol: str | None = None) -> Request:
-        """One symbol, or all."""
-        return Request(
-            self.name, self.paths[0], {"category": LINEAR, "symbol": symbol} if symbol else {"category": LINEAR}
-        )
+    def request(self, symbol: str | None = None, coins: Sequence[str] = ()) -> Request:
+        """One symbol, or all; of all, rows are made of ``coins`` (ids; default: of every known one)."""
+        params = {"category": LINEAR} | ({"symbol": symbol} if symbol else {})
+        return Request(self.name, self.paths[0], params, coins_context(coins))
 
     def parse(self, exchange: Exchange) -> Parsed:
         """Six metrics of each known perpetual contract in USDT, as of the answer's ``time``."""
-        body = _answer(exchange)
+        body, chosen = _answer(exchange), wanted(exchange.request)
         book = Book(VENUE, self.name, exchange.fetched_at)
         moment = book.time("tickers", "time", body.get("time"))
         if moment is None:
@@ -92,8 +93,8 @@ class Tickers(Endpoint):
             asked(self.name, exchange.request, "symbol", item, "symbol")
             seen.add(item["symbol"])
             contract = usdt_perpetual(item["symbol"])
-            for member, metric in self.stated.items():
-                if contract is not None:
+            if chosen(contract):
+                for member, metric in self.stated.items():
                     book.state(contract, metric, moment, item.get(member), None)
         readable(self.name, items, len(seen), "a ticker with a symbol")
         missing = absent(requested(exchange.request.params.get("symbol")), seen)

@@ -98,7 +98,7 @@ class Derivatives(Endpoint):
         book.state(contract, "volume_24h_usd", moment, item.get("volume_24h"), None, venue=venue)
         price = number(book.found, where, "price", _plain(item.get("price")), PRICE)
         index = number(book.found, where, "index", item.get("index"), PRICE)
-        if index is not None and str(item.get("index_id", "")).isalpha():  # 1000PEPE: whose coins are unclear
+        if index is not None and "1000" not in contract.symbol and item["index_id"].isalpha():  # of one coin, surely
             state("index_price", index)
         if index is not None and price is not None:
             state("basis_pct", float((decimal(price) / decimal(index) - 1) * 100))

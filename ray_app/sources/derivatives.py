@@ -11,9 +11,9 @@ Contracts in USDT or USDC count as contracts in USD; their figures in that money
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from ray_app.clock import MINUTE_MS
 from ray_app.errors import MalformedPayload, RateLimited
@@ -29,6 +29,7 @@ from ray_app.sources.reading import (
     identifier,
     not_ahead,
     number,
+    requested,
     shown,
 )
 from ray_app.sources.refusals import read_answer, refusal_in, retry_after_s
@@ -176,6 +177,21 @@ def usdt_swap(symbol: object) -> Contract | None:
     if not isinstance(symbol, str) or len(symbol) > 64 or not symbol.endswith("-USDT-SWAP"):
         return None
     return contract_of(symbol, symbol.removesuffix("-USDT-SWAP"))
+
+
+def coins_context(coins: Sequence[str]) -> dict[str, str]:
+    """The context of a request whose answer is about all contracts, where rows of these coins alone are wanted."""
+    return {"coins": ",".join(coins)} if coins else {}
+
+
+def wanted(request: Request) -> Callable[[Contract | None], TypeGuard[Contract]]:
+    """Whether a contract is a known one and of the coins that the request's context names (default: of any)."""
+    coins = frozenset(requested(request.context.get("coins")))
+
+    def is_wanted(contract: Contract | None) -> TypeGuard[Contract]:
+        return contract is not None and (not coins or contract.coin_id in coins)
+
+    return is_wanted
 
 
 def present(value: object) -> object:

@@ -11,13 +11,22 @@ Formats: https://www.okx.com/docs-v5 and upstreams.md §14. What trips people up
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Final
 
 from ray_app.errors import MalformedPayload
 from ray_app.sources.base import Endpoint, Exchange, Parsed, Request
-from ray_app.sources.derivatives import FUNDING_LAG_MS, Book, asked, present, read_venue, usdt_swap
+from ray_app.sources.derivatives import (
+    FUNDING_LAG_MS,
+    Book,
+    asked,
+    coins_context,
+    present,
+    read_venue,
+    usdt_swap,
+    wanted,
+)
 from ray_app.sources.reading import absent, as_number, expect_object, members, readable, requested, shown
 
 VENUE: Final = "okx"
@@ -48,7 +57,7 @@ class _Snapshot(Endpoint):
 
     def parse(self, exchange: Exchange) -> Parsed:
         """Rows of the known swaps as of ``ts``; an item without it (older answers) as of the fetch."""
-        book = Book(VENUE, self.name, exchange.fetched_at)
+        book, chosen = Book(VENUE, self.name, exchange.fetched_at), wanted(exchange.request)
         seen: set[str] = set()
         for position, item in enumerate(_data(exchange)):
             if not isinstance(item, dict) or not isinstance(item.get("instId"), str):
@@ -56,15 +65,15 @@ class _Snapshot(Endpoint):
                 continue
             seen.add(item["instId"])
             contract = usdt_swap(item["instId"])
-            if contract is None:
+            if not chosen(contract):
                 continue
             dated = present(item.get("ts")) is not None
             moment = book.time(contract.symbol, "ts", item["ts"]) if dated else exchange.fetched_at
             for member, metric in self.stated.items():
                 if moment is not None:
                     book.state(contract, metric, moment, item.get(member), None)
-        wanted = [one for one in requested(exchange.request.params.get("instId")) if one != "ANY"]
-        return Parsed(book.rows(), book.found.all(), absent(wanted, seen))
+        named = [one for one in requested(exchange.request.params.get("instId")) if one != "ANY"]
+        return Parsed(book.rows(), book.found.all(), absent(named, seen))
 
 
 class FundingRate(_Snapshot):
@@ -75,9 +84,9 @@ class FundingRate(_Snapshot):
     query: ClassVar[frozenset[str]] = frozenset({"instId"})
     stated: ClassVar[Mapping[str, str]] = {"fundingRate": "predicted_funding_rate"}
 
-    def request(self, inst_id: str = "ANY") -> Request:
-        """One swap, or all."""
-        return Request(self.name, self.paths[0], {"instId": inst_id})
+    def request(self, inst_id: str = "ANY", coins: Sequence[str] = ()) -> Request:
+        """One swap, or all; of all, rows are made of ``coins`` (ids; default: of every known one)."""
+        return Request(self.name, self.paths[0], {"instId": inst_id}, coins_context(coins))
 
 
 class OpenInterest(_Snapshot):
@@ -92,9 +101,10 @@ class OpenInterest(_Snapshot):
         "oiUsd": "open_interest_usd",
     }
 
-    def request(self, inst_id: str | None = None) -> Request:
-        """One swap, or all."""
-        return Request(self.name, self.paths[0], {"instType": "SWAP"} | ({"instId": inst_id} if inst_id else {}))
+    def request(self, inst_id: str | None = None, coins: Sequence[str] = ()) -> Request:
+        """One swap, or all; of all, rows are made of ``coins`` (ids; default: of every known one)."""
+        params = {"instType": "SWAP"} | ({"instId": inst_id} if inst_id else {})
+        return Request(self.name, self.paths[0], params, coins_context(coins))
 
 
 class MarkPrice(_Snapshot):
@@ -105,9 +115,10 @@ class MarkPrice(_Snapshot):
     query: ClassVar[frozenset[str]] = frozenset({"instType", "instId", "uly", "instFamily"})
     stated: ClassVar[Mapping[str, str]] = {"markPx": "mark_price"}
 
-    def request(self, inst_id: str | None = None) -> Request:
-        """One swap, or all."""
-        return Request(self.name, self.paths[0], {"instType": "SWAP"} | ({"instId": inst_id} if inst_id else {}))
+    def request(self, inst_id: str | None = None, coins: Sequence[str] = ()) -> Request:
+        """One swap, or all; of all, rows are made of ``coins`` (ids; default: of every known one)."""
+        params = {"instType": "SWAP"} | ({"instId": inst_id} if inst_id else {})
+        return Request(self.name, self.paths[0], params, coins_context(coins))
 
 
 class FundingRateHistory(Endpoint):

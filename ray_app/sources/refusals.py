@@ -159,6 +159,8 @@ def _in_words(exchange: Exchange) -> str:
     except MalformedPayload:
         return _plain(exchange.body) or _reason(exchange.status)
     refusal = refusal_in(body)
+    if refusal is None and isinstance(body, dict) and isinstance(body.get("msg"), str):
+        return _words(body["msg"])  # Binance, to who may not ask: with the code 0
     return refusal.message if refusal is not None else shown(body)
 
 
