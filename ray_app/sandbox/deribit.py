@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, ClassVar, Final
 
 from ray_app.clock import DAY_MS, HOUR_MS, MINUTE_MS, from_ms
@@ -62,12 +64,12 @@ class VolatilityIndex(SimulatedEndpoint):
             raise _refuse("resolution")
         newest, oldest = end // step * step, -(-start // step) * step
         first = max(oldest, newest - (_MOST_CANDLES - 1) * step)
-        candles = [self._candle(world, one.base, at, step, question.now_ms) for at in range(first, newest + 1, step)]
+        level = lru_cache(maxsize=4)(lambda at: round(model.volatility(world, one.base, at), 2))  # an end is a start
+        candles = [self._candle(level, at, step, question.now_ms) for at in range(first, newest + 1, step)]
         return _answer(question, {"data": candles, "continuation": first - step if first > oldest else None})
 
-    def _candle(self, world: World, base: str, at: int, step: int, now_ms: int) -> list[float]:
-        seen = [at + part * step // 4 for part in range(5) if at + part * step // 4 <= now_ms]
-        levels = [round(model.volatility(world, base, moment), 2) for moment in seen]
+    def _candle(self, level: Callable[[int], float], at: int, step: int, now_ms: int) -> list[float]:
+        levels = [level(moment) for moment in (at, at + step // 2, at + step) if moment <= now_ms]
         return [at, levels[0], max(levels), min(levels), levels[-1]]
 
 
@@ -140,10 +142,11 @@ class FundingHistory(SimulatedEndpoint):
         first = max(-(-start // HOUR_MS) * HOUR_MS, newest - (_MOST_HOURS - 1) * HOUR_MS)
         hours = range(first, newest + 1, HOUR_MS)
         prices = model.hourly_prices(world, known[base], {*hours, *(hour - HOUR_MS for hour in hours)})
-        return _answer(question, [self._hour(world, base, hour, prices) for hour in hours if hour in prices])
+        paid = lru_cache(maxsize=16)(lambda hour: model.funding(world, VENUE, base, hour) / 8)
+        return _answer(question, [self._hour(paid, hour, prices) for hour in hours if hour in prices])
 
-    def _hour(self, world: World, base: str, hour: int, prices: dict[int, float]) -> dict[str, Any]:
-        rates = [model.funding(world, VENUE, base, hour - n * HOUR_MS) / 8 for n in range(8)]
+    def _hour(self, paid: Callable[[int], float], hour: int, prices: dict[int, float]) -> dict[str, Any]:
+        rates = [paid(hour - n * HOUR_MS) for n in range(8)]
         return {
             "timestamp": hour,
             "index_price": round(prices[hour], 2),

@@ -45,13 +45,19 @@ def _grid(key: int, step: int) -> float:
     return unit_of(key, step)
 
 
+@lru_cache(maxsize=4_096)
+def _octaves(period_ms: int, *parts: str | int) -> tuple[tuple[float, int, int], ...]:
+    """Weight, length and key of each octave."""
+    return tuple((weight, ms, key_of(*parts, ms)) for weight, ms in ((0.7, period_ms), (0.3, period_ms // 5)))
+
+
 def smooth(at_ms: int, period_ms: int, *parts: str | int) -> float:
     """Noise in [0, 1) without jumps: the mean of two octaves of interpolated draws."""
     total = 0.0
-    for weight, length in ((0.7, period_ms), (0.3, period_ms // 5)):
-        key = key_of(*parts, length)
+    for weight, length, key in _octaves(period_ms, *parts):
         step, rest = divmod(at_ms, length)
-        part = (1 - math.cos(math.pi * rest / length)) / 2
+        part = rest / length
+        part *= part * (3 - 2 * part)  # level at both ends
         total += weight * (_grid(key, step) * (1 - part) + _grid(key, step + 1) * part)
     return total
 
