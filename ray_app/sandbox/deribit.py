@@ -17,7 +17,7 @@ VENUE: Final = "deribit"
 _CURRENCIES: Final = ("BTC", "ETH")
 _RESOLUTIONS: Final = {"1": 1_000, "60": MINUTE_MS, "3600": HOUR_MS, "43200": 12 * HOUR_MS, "1D": DAY_MS}
 _MOST_CANDLES: Final = 1_000
-_MOST_HOURS: Final = 744
+_MOST_HOURS: Final = 720
 _WEEKS: Final = (1, 2, 4, 8, 17, 30)
 _STRIKES: Final = (0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5)
 
@@ -126,7 +126,7 @@ class BookSummary(SimulatedEndpoint):
 
 
 class FundingHistory(SimulatedEndpoint):
-    """GET /public/get_funding_rate_history: an item an hour, ascending, the newest 744 of a range."""
+    """GET /public/get_funding_rate_history: an item an hour, ascending, the newest 720 of (start, end]."""
 
     source: ClassVar[str] = VENUE
     name = "funding_history"
@@ -139,7 +139,7 @@ class FundingHistory(SimulatedEndpoint):
             raise _refuse("instrument_name", "instrument not found")
         start, end = _range(question)
         newest = end // HOUR_MS * HOUR_MS
-        first = max(-(-start // HOUR_MS) * HOUR_MS, newest - (_MOST_HOURS - 1) * HOUR_MS)
+        first = max((start // HOUR_MS + 1) * HOUR_MS, newest - (_MOST_HOURS - 1) * HOUR_MS)
         hours = range(first, newest + 1, HOUR_MS)
         prices = model.hourly_prices(world, known[base], {*hours, *(hour - HOUR_MS for hour in hours)})
         paid = lru_cache(maxsize=16)(lambda hour: model.funding(world, VENUE, base, hour) / 8)

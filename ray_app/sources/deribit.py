@@ -181,13 +181,16 @@ class FundingHistory(Endpoint):
     account: ClassVar[str] = VENUE
     paths: ClassVar[tuple[str, ...]] = ("/public/get_funding_rate_history",)
     query: ClassVar[frozenset[str]] = frozenset({"instrument_name", "start_timestamp", "end_timestamp"})
-    #: one answer holds a month of hours at most [unverified: 744]
-    longest_ms: ClassVar[int] = 30 * DAY_MS
+    #: one answer holds 720 hours at most, the newest of its range (ccxt/ccxt#25040)
+    longest_ms: ClassVar[int] = 29 * DAY_MS
 
     def request(self, instrument: str, since: int, now: int) -> Request:
-        """Hours of ``instrument`` (BTC-PERPETUAL) in [since, now] (ms), a month a page."""
+        """Hours of ``instrument`` (BTC-PERPETUAL) in [since, now] (ms), 29 days a page.
+
+        The venue does not count ``start_timestamp`` in (ccxt/ccxt#20876), so it is sent a millisecond early.
+        """
         bare = Request(self.name, self.paths[0], {"instrument_name": instrument})
-        return in_range(bare, since, now, self.longest_ms, _BOUNDS)
+        return in_range(bare, since - 1, now, self.longest_ms, _BOUNDS)
 
     def parse(self, exchange: Exchange) -> Parsed:
         """funding_rate, funding_rate_1h and index_price of each hour, as of its end."""

@@ -226,12 +226,15 @@ def in_range(request: Request, since: int, now: int, longest_ms: int, names: tup
 
 
 def earlier(request: Request, longest_ms: int, names: tuple[str, str]) -> Request | None:
-    """The request for the range before this one's; None where it began at ``since``, or says neither."""
+    """The request for the range before this one's; None where it began at ``since``, or says neither.
+
+    The two share a bound: whether a venue counts its start in or not, nothing falls between them.
+    """
     said = [request.params.get(names[0]), request.context.get("since")]
     start, since = (int(one) if one and one.isascii() and one.isdigit() else 0 for one in said)
     if not since or start <= since:
         return None
-    bounds = {names[0]: str(max(since, start - longest_ms)), names[1]: str(start - 1)}
+    bounds = {names[0]: str(max(since, start - longest_ms)), names[1]: str(start)}
     return replace(request, params={**request.params, **bounds})
 
 

@@ -53,7 +53,7 @@ def test_a_history_asks_from_where_what_is_stored_ends(feeds: list[Feed]) -> Non
             request = feed.ask(Ask(NOW - DAY_MS, NOW))
             said = {**request.context, **request.params}
             start = next(said[name] for name in ("startTime", "start_timestamp", "since") if name in said)
-            assert int(start) == NOW - DAY_MS
+            assert NOW - DAY_MS - 1 <= int(start) <= NOW - DAY_MS
 
 
 def test_a_day_fits_each_account_s_limit_with_room_for_as_much_again(feeds: list[Feed]) -> None:
@@ -69,7 +69,7 @@ def test_the_first_polls_reach_their_beginning_in_the_pages_they_have(feeds: lis
     """At the widest a page of each may be, and the usual eight hours between settlements."""
     items = {"binance.funding_rate": 990 / 8, "bybit.funding_history": 200, "okx.funding_rate_history": 100}
     items |= {"binance.open_interest_hist": 490, "binance.long_short": 490, "bybit.open_interest": 200}
-    items |= {"deribit.volatility_index": 1_000, "deribit.funding_history": 720}
+    items |= {"deribit.volatility_index": 1_000, "deribit.funding_history": 696}
     for feed in feeds:
         if feed.reach == "history":
             wanted = feed.history_s / feed.interval_s

@@ -34,15 +34,14 @@ async def read(world: Sandbox, request: Request) -> Parsed:
 
 
 async def all_pages(world: Sandbox, request: Request | None) -> tuple[dict[Any, float], int]:
-    """Every statement of a request and the pages after it, and how many pages; none twice."""
+    """Every statement of a request and the pages after it, and how many pages."""
     found: dict[Any, float] = {}
     pages = 0
     while request is not None:
         parsed = await read(world, request)
         for row in parsed.rows:
             key = (row.key["metric"], row.key["event_time"])
-            assert key not in found
-            found[key] = row.values["value"]  # type: ignore[assignment]
+            assert found.setdefault(key, row.values["value"]) == row.values["value"]  # type: ignore[arg-type]
         request, pages = parsed.next, pages + 1
         assert pages < 20
     return found, pages
@@ -221,3 +220,11 @@ async def test_answers_are_cheap_once_the_market_is_warm(sandbox: Make) -> None:
             await exchange(world, request)
             took.append(time.process_time() - started)
         assert min(took) < 0.08, request.endpoint  # the longest, 1,000 candles, takes 0.02
+
+
+@pytest.mark.parametrize("name", ["deribit.funding_history", "binance.open_interest_hist", "bybit.open_interest"])
+async def test_no_hour_is_lost_where_pages_meet_on_one(sandbox: Make, name: str) -> None:
+    world = sandbox(now=HOUR)
+    instrument = "BTC-PERPETUAL" if name.startswith("deribit") else "BTCUSDT"
+    found, _ = await all_pages(world, ask(name, instrument, HOUR - 29 * DAY_MS, HOUR))
+    assert {at for _, at in found} == set(range(HOUR - 29 * DAY_MS, HOUR + 1, HOUR_MS))
