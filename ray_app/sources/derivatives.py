@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, TypeGuard
 
 from ray_app.clock import MINUTE_MS
-from ray_app.errors import MalformedPayload, RateLimited
+from ray_app.errors import MalformedPayload, RateLimited, RegionBlocked
 from ray_app.sources.base import Exchange, Request, Row
 from ray_app.sources.reading import (
     PRICE,
@@ -116,6 +116,8 @@ COINS: Final[Mapping[str, str]] = {
     "BONK": "bonk",
     "FLOKI": "floki",
 }
+#: Bybit: "not available to you due to regulatory restrictions"; OKX: "restricted due to local compliance"
+_COMPLIANCE: Final = frozenset({10_024, 51_155})
 #: a contract of many coins: 1000PEPEUSDT (Binance, Bybit), SHIB1000USDT (Bybit)
 _MANY: Final = re.compile(r"(?:(1000|10000|1000000)([A-Z]+)|([A-Z]+)(1000|10000|1000000))")
 
@@ -200,12 +202,18 @@ def present(value: object) -> object:
 
 
 def read_venue(exchange: Exchange, slow_down: frozenset[int]) -> Any:
-    """As :func:`read_answer`; ``slow_down``: the venue's own codes for "too many requests", under any status."""
+    """As :func:`read_answer`; ``slow_down``: the venue's own codes for "too many requests", under any status.
+
+    RegionBlocked also for the codes by which Bybit and OKX say that local law keeps them from answering.
+    """
     if len(exchange.body) < 2_000 and (exchange.status == 200 or 400 <= exchange.status < 500):
         try:
             refusal = refusal_in(decode(exchange.request.endpoint, exchange.body))
         except MalformedPayload:
             refusal = None
+        if refusal is not None and refusal.code in _COMPLIANCE:
+            said = f"this venue refuses requests from this region (code {refusal.code}): {refusal.message}"
+            raise RegionBlocked(exchange.request.endpoint, said)
         if refusal is not None and refusal.code in slow_down:
             said = f"the upstream refused: {refusal.message} (code {refusal.code})"
             raise RateLimited(exchange.request.endpoint, said, retry_after_s(exchange))

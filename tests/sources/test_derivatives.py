@@ -98,6 +98,10 @@ def test_a_refused_region_is_an_error_of_its_own(name):
     )
     with pytest.raises(RegionBlocked, match=r"this region \(HTTP 403\)"):
         read(name, page, status=403)
+    law = "not available to you due to regulatory restrictions"
+    if name.startswith("bybit"):
+        with pytest.raises(RegionBlocked, match=r"this region \(code 10024\)"):
+            read(name, {"retCode": 10024, "retMsg": law, "result": {}, "time": NOON})
     with pytest.raises(UpstreamRejected) as caught:
         read(name, b"<html><title>Forbidden</title></html>", status=403)
     assert not isinstance(caught.value, RegionBlocked)
