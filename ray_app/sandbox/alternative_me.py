@@ -1,7 +1,7 @@
 """Alternative.me's fear and greed index, simulated: shared/upstreams.md §12.
 
-With a folder of real series (``--replay-macro``) the days its file has are real, holes included; after its end the file
-starts over. Without one the index is generated.
+With a folder of real series (``--replay-macro``) the index is its file's, holes included: moved by whole weeks so that
+the file ends about where the node first starts; after its end the file starts over. Without one it is generated.
 """
 
 from __future__ import annotations
@@ -67,11 +67,12 @@ def _values(world: World, today: int) -> Mapping[int, int]:
     if not replayed:
         return _generated(world.seed, today)
     first, last = min(replayed), max(replayed)
-    found = {day: value for day, value in replayed.items() if day <= today}
-    for day in range(last + 1, today + 1):
-        again = first + (day - first) % (last - first + 1)
-        if again in replayed:
-            found[day] = replayed[again]
+    moved = (world.first_node_ms // DAY_MS - last) // 7 * 7 if world.first_node_ms is not None else 0
+    found: dict[int, int] = {}
+    for day in range(first, today - moved + 1):
+        value = replayed.get(first + (day - first) % (last - first + 1))
+        if value is not None:
+            found[day + moved] = value
     return found
 
 

@@ -81,7 +81,7 @@ LAG_MS: Final = DAY_MS
 
 
 class AssetMetrics(Endpoint):
-    """``/timeseries/asset-metrics``: daily figures, oldest first."""
+    """``/timeseries/asset-metrics``: daily figures. Pages go from the newest to the oldest, each ascending."""
 
     name: ClassVar[str] = "coinmetrics.asset_metrics"
     account: ClassVar[str] = "coinmetrics"
@@ -98,7 +98,7 @@ class AssetMetrics(Endpoint):
         metrics: Sequence[str],
         start_ms: int,
         end_ms: int | None = None,
-        page_size: int = 1_000,
+        page_size: int = 400,
     ) -> Request:
         """Days from the one of ``start_ms`` on. ``assets``: tickers (ASSETS); ``metrics``: Coin Metrics' names."""
         params = {
@@ -107,7 +107,7 @@ class AssetMetrics(Endpoint):
             "frequency": "1d",
             "start_time": iso(start_ms)[:10],
             "page_size": str(page_size),
-            "paging_from": "start",
+            "paging_from": "end",
             "sort": "time",
             "ignore_forbidden_errors": "true",
             "ignore_unsupported_errors": "true",
@@ -117,7 +117,10 @@ class AssetMetrics(Endpoint):
         return Request(self.name, "/timeseries/asset-metrics", params)
 
     def parse(self, exchange: Exchange) -> Parsed:
-        """onchain_data rows; ``event_time`` is the end of the day. ``next``: the page after, where there is one."""
+        """onchain_data rows; ``event_time`` is the end of the day. ``next``: the page of earlier days, if there is one.
+
+        ``oldest`` is None where pages were asked for from the start: then later days follow.
+        """
         request = exchange.request
         if request.params.get("frequency", "1d") != "1d":
             raise MalformedPayload(self.name, f"frequency {shown(request.params['frequency'])}: only days are read")
@@ -137,12 +140,13 @@ class AssetMetrics(Endpoint):
             day = iso_time(found, ticker, "time", item.get("time"))
             read += day is not None
             if day is not None and self._states(found, rows, ticker, day, item):
-                oldest.append(day)
+                oldest.append(day + DAY_MS)
         readable(self.name, items, read, "an object with asset and time")
         following = self._next(request, body)
         whole = following is None and "next_page_token" not in request.params
         missing = absent(requested(request.params.get("assets")), seen) if items and whole else ()
-        return Parsed(rows.rows(), found.all(), missing, following, min(oldest, default=None))
+        backwards = request.params.get("paging_from", "end") == "end"
+        return Parsed(rows.rows(), found.all(), missing, following, min(oldest, default=None) if backwards else None)
 
     def _states(self, found: Findings, rows: Statements, ticker: str, day: int, item: Mapping[str, Any]) -> bool:
         coin_id = ASSETS.get(ticker)

@@ -24,7 +24,8 @@ LIMITS = {account.name: account.limits for account in ACCOUNTS}
 @pytest.fixture(scope="module")
 def feeds() -> list[Feed]:
     settings = Settings(_env_file=None)
-    return [*onchain_feeds(settings, AssetRegistry.seed()), *fear_greed_feeds(settings)]
+    registry = AssetRegistry.seed()
+    return [*onchain_feeds(settings, registry), *fear_greed_feeds(settings, registry)]
 
 
 def asks(feed: Feed) -> list[Ask]:

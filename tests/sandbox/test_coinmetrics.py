@@ -8,7 +8,7 @@ import pytest
 
 from ray_app.clock import DAY_MS, HOUR_MS
 from ray_app.sandbox.coinmetrics import published_at
-from ray_app.sources import ENDPOINTS, Request
+from ray_app.sources import ENDPOINTS, Request, Row
 from ray_app.sources.coinmetrics import COMPLETION, NAMES
 from tests.sandbox.conftest import NOW
 from tests.sandbox.onchain import Make, asked, by_metric, parsed
@@ -44,17 +44,18 @@ async def test_our_parser_reads_every_metric_and_the_market_s_price(sandbox: Mak
 async def test_pages_join_without_loss(sandbox: Make, page_size: int) -> None:
     world = sandbox(now=TODAY * DAY_MS + 9 * HOUR_MS)
     whole = await parsed(world, request("btc", "eth", "doge"))
-    rows, following, pages = [], request("btc", "eth", "doge", page_size=page_size), 0
+    rows: list[Row] = []
+    following, pages = request("btc", "eth", "doge", page_size=page_size), 0
     while following is not None:
         page = await parsed(world, following)
-        rows += page.rows
+        rows = [*page.rows, *rows]
         following, pages = page.next, pages + 1
     assert tuple(rows) == whole.rows
     assert pages == -(-18 // page_size)
 
 
 @pytest.mark.parametrize("sort", ["time", "asset"])
-async def test_pages_from_the_end_hold_the_same_items(sandbox: Make, sort: str) -> None:
+async def test_pages_from_the_start_hold_the_same_items(sandbox: Make, sort: str) -> None:
     world = sandbox(now=TODAY * DAY_MS + 9 * HOUR_MS)
     first = request(page_size=5)
     _, whole = await asked(world, request(), sort=sort)
@@ -62,8 +63,8 @@ async def test_pages_from_the_end_hold_the_same_items(sandbox: Make, sort: str) 
     token = None
     while token != "":
         more = {"next_page_token": token} if token else {}
-        _, body = await asked(world, first, sort=sort, paging_from="end", **more)
-        items = [*body["data"], *items]
+        _, body = await asked(world, first, sort=sort, paging_from="start", **more)
+        items = [*items, *body["data"]]
         token = body.get("next_page_token", "")
     assert items == whole["data"]
 

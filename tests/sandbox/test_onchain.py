@@ -177,7 +177,8 @@ async def test_blockchair_and_defillama_refuse_chains_they_have_not(sandbox: Mak
 async def test_every_feed_is_answered_and_read(sandbox: Make) -> None:
     world = sandbox(now=MORNING)
     settings = Settings(_env_file=None)
-    feeds = [*onchain_feeds(settings, AssetRegistry.seed()), *fear_greed_feeds(settings)]
+    registry = AssetRegistry.seed()
+    feeds = [*onchain_feeds(settings, registry), *fear_greed_feeds(settings, registry)]
     histories = [feed for feed in feeds if feed.subject.startswith("defillama.chain_tvl/")]
     for feed in [feed for feed in feeds if feed not in histories[2:]]:
         found = await parsed(world, feed.ask(Ask(MORNING - 3 * DAY_MS, MORNING)))
@@ -209,19 +210,20 @@ async def test_a_real_fear_and_greed_keeps_its_holes_and_starts_over(sandbox: Ma
 
         return to_ms(datetime.fromisoformat(f"{text}T00:00:00+00:00"))
 
+    # the node first starts at NOW, 2026-11-24, which is 19 days after the file's end: it moves by two weeks
     file = tmp_path / "fear_greed_x.csv"
     file.write_text("date,value\n2026-11-01,40.0\n2026-11-02,41.0\n2026-11-05,44.0\n")
-    world = sandbox(now=day("2026-11-12") + 15 * HOUR_MS, replay_macro=tmp_path)
+    world = sandbox(now=day("2026-11-26") + 15 * HOUR_MS, replay_macro=tmp_path)
     rows = (await parsed(world, plain("alternative_me.fng", 0))).rows
     assert {row.key["event_time"]: row.values["value"] for row in rows} == {
-        day("2026-11-01"): 40.0,
-        day("2026-11-02"): 41.0,
-        day("2026-11-05"): 44.0,
-        day("2026-11-06"): 40.0,
-        day("2026-11-07"): 41.0,
-        day("2026-11-10"): 44.0,
-        day("2026-11-11"): 40.0,
-        day("2026-11-12"): 41.0,
+        day("2026-11-15"): 40.0,
+        day("2026-11-16"): 41.0,
+        day("2026-11-19"): 44.0,
+        day("2026-11-20"): 40.0,
+        day("2026-11-21"): 41.0,
+        day("2026-11-24"): 44.0,
+        day("2026-11-25"): 40.0,
+        day("2026-11-26"): 41.0,
     }
 
 
@@ -229,9 +231,10 @@ async def test_a_real_fear_and_greed_keeps_its_holes_and_starts_over(sandbox: Ma
 async def test_the_real_file_is_replayed_with_its_hole(sandbox: Make, shared_data: Path) -> None:
     world = sandbox(now=MORNING, replay_macro=shared_data / "market")
     rows = (await parsed(world, plain("alternative_me.fng", 0))).rows
+    moved = 91 * DAY_MS  # the file ends on 2026-08-22
     times = {row.key["event_time"] for row in rows}
-    assert 1_722_124_800_000 in times  # 2024-07-28
-    assert not {1_767_484_800_000 + n * DAY_MS for n in range(1, 100)} & times  # from 2026-01-05 on
+    assert 1_722_124_800_000 + moved in times  # 2024-07-28
+    assert not {1_767_484_800_000 + n * DAY_MS + moved for n in range(1, 100)} & times  # from 2026-01-05 on
     assert rows[-1].values["value"] == 63.0
 
 

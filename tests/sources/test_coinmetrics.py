@@ -84,11 +84,19 @@ def test_the_next_page_repeats_the_request_with_the_token():
     assert result.next is not None
     assert result.next.params == {**request.params, "next_page_token": BODIES[NAME]["next_page_token"]}
     assert result.next.path == request.path
-    assert result.oldest == MIDNIGHT - 2 * DAY_MS
+    assert result.oldest == MIDNIGHT - DAY_MS  # the end of the oldest day
     assert parsed(asset_day("btc", "2026-05-16"), asset_day("eth", "2026-05-16")).next is None
     for token in (7, ["x"], "a\nb"):
         with pytest.raises(MalformedPayload, match="next_page_token"):
             parsed(asset_day("btc", "2026-05-16"), next_page_token=token)
+
+
+def test_pages_from_the_start_have_no_oldest_item_to_stop_at():
+    exchange = answer(NAME)
+    request = REQUESTS[NAME]()
+    changed = type(request)(NAME, request.path, {**request.params, "paging_from": "start"})
+    object.__setattr__(exchange, "request", changed)
+    assert ENDPOINT.parse(exchange).oldest is None
 
 
 def test_a_page_that_points_to_itself_is_refused():

@@ -5,7 +5,7 @@ Requests a day, against the accounts' limits (accounts.py; a poll of one page ea
 =====================  =================================================  =======  ===========================
 account                feeds                                              a day    limit
 =====================  =================================================  =======  ===========================
-coinmetrics            1 × 4 (the first: 15 pages)                              4  8 per 6 s
+coinmetrics            1 × 4 (the first: 37 pages)                              4  8 per 6 s
 blockchain_com         11 charts × 4, statistics × 24                          68  5 a minute (7,200 a day)
 mempool                fees, mempool × 96; retarget × 24; hash rate × 1       217  20 a minute
 etherscan              gas × 96, price × 96, supply × 24                      216  2 a second, 100,000 a day
@@ -40,8 +40,8 @@ _DAY: Final = 86_400
 _HISTORY_S: Final = 730 * _DAY
 #: Coin Metrics corrects the last days
 _OVERLAP_S: Final = 5 * _DAY
-#: 20 assets × 730 days are 15 pages of 1,000 items
-_PAGES: Final = 20
+#: 20 assets × 730 days are 37 pages of 400 items
+_PAGES: Final = 40
 #: the charts of Blockchain.com that are asked for; whether mvrv and nvt are served is not verified
 _CHARTS: Final = (
     *("n-unique-addresses", "n-transactions", "estimated-transaction-volume-usd", "hash-rate", "difficulty"),
@@ -69,7 +69,7 @@ def onchain_feeds(settings: Settings, registry: AssetRegistry) -> list[Feed]:  #
     ]
 
 
-def fear_greed_feeds(settings: Settings) -> list[Feed]:  # noqa: ARG001 - as its siblings
+def fear_greed_feeds(settings: Settings, registry: AssetRegistry) -> list[Feed]:  # noqa: ARG001 - as its siblings
     """The feeds of the dataset ``fear-greed``."""
     source = endpoint("alternative_me.fng")
 
