@@ -7,6 +7,8 @@ from dataclasses import replace
 import pytest
 
 from ray_app.clock import DAY_MS, HOUR_MS
+from ray_app.collection.feeds import Feed
+from ray_app.collection.polls import Note
 from ray_app.sandbox.coinmetrics import published_at
 from ray_app.sources import ENDPOINTS, Request, Row
 from ray_app.sources.coinmetrics import COMPLETION, NAMES
@@ -52,6 +54,24 @@ async def test_pages_join_without_loss(sandbox: Make, page_size: int) -> None:
         following, pages = page.next, pages + 1
     assert tuple(rows) == whole.rows
     assert pages == -(-18 // page_size)
+
+
+async def test_a_poll_ends_with_the_last_page_and_covers_what_was_missed(sandbox: Make) -> None:
+    world = sandbox(now=TODAY * DAY_MS + 9 * HOUR_MS)
+    since, step = (TODAY - 6) * DAY_MS + 5 * HOUR_MS, 6 * HOUR_MS
+    asked_for = request(back=6, page_size=5)
+    feed = Feed("x", "coinmetrics", 6 * 3_600, "history", lambda _: asked_for, pages=40)
+    note, following, items = Note.of("onchain", feed, TODAY * DAY_MS, TODAY * DAY_MS - step, since), asked_for, 0
+    while True:
+        page = await parsed(world, following)
+        items += len({(row.key["coin_id"], row.key["event_time"]) for row in page.rows})
+        if note.ends(page) or page.next is None:
+            break
+        assert note.slots(page) == []
+        following = page.next
+    assert page.next is None
+    assert items == 2 * 6
+    assert note.slots(page) == [TODAY * DAY_MS - step, TODAY * DAY_MS]
 
 
 @pytest.mark.parametrize("sort", ["time", "asset"])
