@@ -135,8 +135,11 @@ class Observations(Endpoint):
         for date, vintage in sorted(contradicted):
             found.add("duplicate", series, f"value@{_day(date)}", f"vintage {_day(vintage)}: two different values")
         kept = tuple(row for when, row in rows.items() if when not in contradicted)
-        oldest = min((date for date, _ in rows), default=None)
-        return Parsed(kept, found.all(), next=self._next(exchange.request, found, series, page), oldest=oldest)
+        following = self._next(exchange.request, found, series, page)
+        ascends = exchange.request.params.get("sort_order", "asc") == "asc"
+        # pages that ascend lead away from the past: that one of them reaches back says nothing of the next
+        oldest = min((date for date, _ in rows), default=None) if following is None or not ascends else None
+        return Parsed(kept, found.all(), next=following, oldest=oldest)
 
     def _series(self, request: Request) -> str:
         series = request.params.get("series_id", "").upper()

@@ -133,11 +133,13 @@ def test_vintage_stated_twice_is_read_once_and_contradictions_are_left_out():
 def test_pages_follow_each_other_until_the_count_is_reached():
     first = fred.parse(answer("fred.observations", {**FRED, "count": 9, "limit": 4}))
     assert first.next.params == {**answer("fred.observations").request.params, "offset": "4"}
-    assert first.oldest == MARCH
+    assert first.oldest is None  # the next page is newer: a poll must not end here
     second = fred.parse(answer("fred.observations", {**FRED, "count": 9, "offset": 4}, request=first.next))
     assert second.next.params["offset"] == "8"
     last = {**FRED, "count": 9, "offset": 8, "observations": FRED["observations"][:1]}
     assert fred.parse(answer("fred.observations", last, request=second.next)).next is None
+    turned = replace(second.next, params={**second.next.params, "sort_order": "desc", "offset": "0"})
+    assert fred.parse(answer("fred.observations", {**FRED, "count": 9}, request=turned)).oldest == MARCH
     assert fred.parse(answer("fred.observations", body(count=9))).next is None
 
 
