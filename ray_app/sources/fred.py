@@ -47,20 +47,21 @@ from ray_app.sources.reading import (
 )
 from ray_app.sources.refusals import read_answer, refusal_in
 
-#: the unit of each series collected, and of those that recorded answers have; of others nothing is claimed
+#: the unit of each series collected, and of those that recorded answers have; of others nothing is claimed. Base years
+#: are not part of it: they change between vintages (real GDP of 2022 was in dollars of 2012)
 UNITS: Final[Mapping[str, str]] = {
     **dict.fromkeys(
         ("DGS1MO", "DGS3MO", "DGS6MO", "DGS1", "DGS2", "DGS3", "DGS5", "DGS7", "DGS10", "DGS20"), "percent"
     ),
     **dict.fromkeys(("DGS30", "T10Y2Y", "T10Y3M", "FEDFUNDS", "DFF", "UNRATE"), "percent"),
     "VIXCLS": "index",
-    "DTWEXBGS": "index_jan_2006_100",
-    "CPIAUCSL": "index_1982_1984_100",
-    "INDPRO": "index_2017_100",
-    "UMCSENT": "index_1966_q1_100",
+    "DTWEXBGS": "index",
+    "CPIAUCSL": "index",
+    "INDPRO": "index",
+    "UMCSENT": "index",
     "SP500": "index",
     "RSAFS": "millions_usd",
-    "GDPC1": "billions_chained_2017_usd",
+    "GDPC1": "billions_chained_usd",
     "M2SL": "billions_usd",
     "ICSA": "persons",
     "HOUST": "thousands",

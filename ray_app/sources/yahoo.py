@@ -237,7 +237,7 @@ class _Bar:
                 "known_at": min(fetched_at, self.ends + SETTLED_MS),
                 "first_seen_at": fetched_at,
             },
-            self.ends,
+            self.date,  # and not its end, which depends on how a bar is stamped: of two versions the later fetch counts
         )
 
 

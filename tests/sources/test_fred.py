@@ -51,7 +51,7 @@ def test_every_vintage_is_a_row_known_from_the_end_of_its_day():
     assert [row.values["value"] for row in rows] == [330.213, 330.293, 331.01, None]
     assert rows[0].values == {
         "value": 330.213,
-        "unit": "index_1982_1984_100",
+        "unit": "index",
         "open_price": None,
         "high_price": None,
         "low_price": None,

@@ -54,7 +54,7 @@ def test_bar_is_the_close_of_the_exchange_s_day_known_half_an_hour_after_its_ses
         "known_at": closes + 30 * MINUTE_MS,
         "first_seen_at": FETCHED_AT,
     }
-    assert first.event_version == closes
+    assert first.event_version == THURSDAY
     assert second.key["indicator_date"] == FRIDAY
 
 

@@ -3,7 +3,7 @@
 **FRED**: 22 series x 4 polls a day = 88 requests a day; the account may do 60 a minute. A value is released once a day
 at most: six hours are early enough, and the real-time period says when it was known, however late it is asked for.
 
-**Yahoo**: 21 symbols x 4 polls a day = 84 requests a day; the account may do 20 a minute.
+**Yahoo**: 22 symbols x 4 polls a day = 88 requests a day; the account may do 20 a minute.
 
 Both name their range, so the next answer repairs what was missed: a history of months costs one request.
 """
