@@ -21,6 +21,7 @@ import numpy as np
 import polars as pl
 
 from ray_app.clock import DAY_MS
+from ray_app.errors import ConfigError
 from ray_app.sandbox.answers import World
 from ray_app.sandbox.rng import BoolArray, FloatArray, IntArray, key_of, subkeys
 
@@ -233,29 +234,41 @@ class Folder:
 
 @lru_cache(maxsize=4)
 def folder_of(path: Path) -> Folder:
-    """Every CSV with date, series, value, or timestamp, symbol, open, high, low, close; others are left alone."""
+    """Every CSV with date, series, value, or timestamp, symbol, open, high, low, close; others are left alone.
+
+    ConfigError names a file that cannot be read.
+    """
     series: dict[str, tuple[IntArray, FloatArray]] = {}
     bars: dict[str, tuple[IntArray, FloatArray]] = {}
     for file in sorted(path.glob("*.csv")):
-        frame = pl.read_csv(file, infer_schema=False)
-        columns = ("value",) if "value" in frame.columns else ("open", "high", "low", "close")
-        name, time = ("series", "date") if columns == ("value",) else ("symbol", "timestamp")
-        if not {name, time, *columns} <= set(frame.columns):
-            continue
-        frame = frame.select(
-            pl.col(time).str.slice(0, 10).str.to_date().cast(pl.Int32).cast(pl.Int64).alias("day"),
-            pl.col(name).alias("name"),
-            pl.col(columns).cast(pl.Float64, strict=False),
-        )
-        frame = frame.drop_nulls().sort("day").unique(["name", "day"], keep="first", maintain_order=True)
-        for (one,), part in frame.partition_by("name", as_dict=True).items():
-            days, values = part["day"].to_numpy(), part.select(columns).to_numpy()
-            if columns == ("value",):
-                series.setdefault(_ALIASES.get(str(one), str(one)), (days, values[:, 0]))
-            else:
-                bars.setdefault(str(one), (days, values))
+        try:
+            _read(file, series, bars)
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise ConfigError(f"replay file {file}: not a readable CSV of series ({error})") from error
     last = max((int(days[-1]) for days, _ in (*series.values(), *bars.values())), default=0)
     return Folder(series, bars, last)
+
+
+def _read(
+    file: Path, series: dict[str, tuple[IntArray, FloatArray]], bars: dict[str, tuple[IntArray, FloatArray]]
+) -> None:
+    frame = pl.read_csv(file, infer_schema=False)
+    columns = ("value",) if "value" in frame.columns else ("open", "high", "low", "close")
+    name, time = ("series", "date") if columns == ("value",) else ("symbol", "timestamp")
+    if not {name, time, *columns} <= set(frame.columns):
+        return
+    frame = frame.select(
+        pl.col(time).str.slice(0, 10).str.to_date().cast(pl.Int32).cast(pl.Int64).alias("day"),
+        pl.col(name).alias("name"),
+        pl.col(columns).cast(pl.Float64, strict=False),
+    )
+    frame = frame.drop_nulls().sort("day").unique(["name", "day"], keep="first", maintain_order=True)
+    for (one,), part in frame.partition_by("name", as_dict=True).items():
+        days, values = part["day"].to_numpy(), part.select(columns).to_numpy()
+        if columns == ("value",):
+            series.setdefault(_ALIASES.get(str(one), str(one)), (days, values[:, 0]))
+        else:
+            bars.setdefault(str(one), (days, values))
 
 
 def macro_shift(last_day: int, first_node_ms: int | None) -> int:

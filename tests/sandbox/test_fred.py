@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ray_app.clock import DAY_MS, HOUR_MS
-from ray_app.errors import UpstreamRejected
+from ray_app.errors import ConfigError, UpstreamRejected
 from ray_app.sandbox.answers import Question, Rejection, World
 from ray_app.sandbox.fred import ENDPOINTS
 from ray_app.sandbox.macro import SERIES, day_of, folder_of, macro_shift, nth_weekday
@@ -224,3 +224,21 @@ def test_series_the_folder_lacks_are_generated(world, folder):
     real = replace(world, replay_macro=folder, first_node_ms=NOW)
     request = fred.request("UNRATE", NOW - 300 * DAY_MS)
     assert rows(real, request) == rows(world, request)
+
+
+def test_file_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "bad.csv").write_text("date,series,value\nyesterday,DGS10,4.1\n")
+    with pytest.raises(ConfigError, match=r"bad\.csv"):
+        folder_of(tmp_path)
+
+
+@pytest.mark.shared_data
+def test_real_folder_is_read_and_its_series_keep_their_values(world, shared_data):
+    real = replace(world, replay_macro=shared_data / "market", first_node_ms=NOW)
+    days, values = folder_of(shared_data / "market").series["VIXCLS"]
+    shift = macro_shift(int(max(days)), NOW)
+    seen = rows(real, fred.request("VIXCLS", NOW - 400 * DAY_MS))
+    stated = dict(zip((days + shift).tolist(), values.tolist(), strict=True))
+    common = [(value, stated[at // DAY_MS]) for (at, _), value in seen.items() if at // DAY_MS in stated]
+    assert len(common) > 200
+    assert all(value == said for value, said in common)
