@@ -12,7 +12,7 @@ import pytest
 
 from ray_app.cli import main
 from ray_app.sources import ENDPOINTS
-from tests.sources.samples import BODIES, NOON, coin
+from tests.sources.samples import BODIES, NOON, REQUESTS, coin
 
 FETCHED_AT = "2026-05-18T12:00:07.300Z"
 PARAMS = {
@@ -64,7 +64,8 @@ def test_installed_command_reads_a_pipe():
 
 def parse(run, name, body, *more):
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    params = [argument for param in PARAMS.get(name, ()) for argument in ("--param", param)]
+    asked = PARAMS.get(name) or [f"{key}={value}" for key, value in REQUESTS[name]().params.items()]
+    params = [argument for param in asked for argument in ("--param", param)]
     return run("parse", name, "-", "--fetched-at", FETCHED_AT, *params, *more, stdin=raw)
 
 
