@@ -155,11 +155,13 @@ class Observations(Endpoint):
         return series
 
     def _page(self, exchange: Exchange) -> _Page:
-        form = exchange.request.params.get("file_type", "xml")
+        braced = exchange.body.lstrip().startswith(b"{")
+        # without file_type FRED answers XML; a file on its own may well be JSON
+        form = exchange.request.params.get("file_type", "json" if braced else "xml")
         if form not in {"json", "xml"}:
             raise MalformedPayload(self.name, f"file_type={shown(form)} is not read; only json and xml are")
         exchange = _refusal_as_json(exchange)
-        if form == "json" or exchange.status != HTTPStatus.OK or exchange.body.startswith(b"{"):
+        if form == "json" or exchange.status != HTTPStatus.OK or exchange.body.lstrip().startswith(b"{"):
             body = expect_object(self.name, read_answer(exchange), "observations")
             if form != "json":
                 raise MalformedPayload(self.name, "the body is JSON; the request asked for XML")

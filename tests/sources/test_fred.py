@@ -207,13 +207,20 @@ BOMB = (
         (b"<observations><observation/></observations>", "none of the 1"),
         (b"<observations>" + b"<a>" * 50 + b"</a>" * 50 + b"</observations>", "nested"),
         (XML[:-200], "broken"),
-        (b'{"observations": []}', "asked for XML"),
         (b"", "broken"),
     ],
 )
 def test_xml_that_is_not_fred_s_yields_nothing(wrong, match):
     with pytest.raises(MalformedPayload, match=match):
         fred.parse(answer("fred.observations", wrong, request=XML_REQUEST))
+
+
+def test_json_is_read_where_no_format_was_asked_for_and_refused_where_xml_was():
+    request = replace(XML_REQUEST, params={"series_id": "CPIAUCSL"})
+    assert fred.parse(answer("fred.observations", request=request)) == fred.parse(answer("fred.observations"))
+    asked = replace(request, params={**request.params, "file_type": "xml"})
+    with pytest.raises(MalformedPayload, match="asked for XML"):
+        fred.parse(answer("fred.observations", request=asked))
 
 
 def test_xml_cut_off_anywhere_yields_nothing():
