@@ -59,6 +59,7 @@ def fred_feeds(settings: Settings, registry: AssetRegistry) -> list[Feed]:  # no
             history_s=FRED_HISTORY_S,
             overlap_s=FRED_HISTORY_S if series in _REVISED else 30 * _DAY_S,
             pages=3,
+            instead=_without_vintages(series),
         )
         for series in (*_DAILY, *_REVISED)
     ]
@@ -82,6 +83,15 @@ def yahoo_feeds(settings: Settings, registry: AssetRegistry) -> list[Feed]:  # n
 
 def _fred(series: str) -> Callable[[Ask], Request]:
     return lambda asked: Observations().request(series, asked.since, vintages=series not in WITHOUT_VINTAGES)
+
+
+def _without_vintages(series: str) -> Callable[[Ask, str], Request | None]:
+    """The plain question, where FRED says that it keeps no vintages of the series."""
+
+    def ask(asked: Ask, refusal: str) -> Request | None:
+        return Observations().request(series, asked.since, vintages=False) if lacks_vintages(refusal) else None
+
+    return ask
 
 
 def _yahoo(symbol: str) -> Callable[[Ask], Request]:

@@ -156,11 +156,22 @@ class FeedCollector(SlotCollector):
                 note = replace(note, covers=min(earlier.slot + note.step, note.slot), since=since)
                 if earlier.slot >= note.slot:
                     return True
-            await self._pages(key, note.on(due.feed.ask(Ask(note.since, self.runtime.clock.now_ms()))), result)
+            await self._asked(key, due.feed, note, result)
         except UpstreamError as error:
             self._failed(key, due, error, result)
             return False
         return True
+
+    async def _asked(self, key: tuple[str, int], feed: Feed, note: Note, result: PollResult) -> None:
+        """The feed's question, or the one it has instead where the first is refused."""
+        ask = Ask(note.since, self.runtime.clock.now_ms())
+        try:
+            await self._pages(key, note.on(feed.ask(ask)), result)
+        except UpstreamRejected as refusal:
+            other = feed.instead(ask, str(refusal)) if feed.instead is not None else None
+            if other is None:
+                raise
+            await self._pages(key, note.on(other), result)
 
     async def _pages(self, key: tuple[str, int], first: Request, result: PollResult) -> None:
         """Every page from ``first`` on; where it breaks off after one of them, the next poll goes on there."""
