@@ -132,7 +132,7 @@ def _deribit(currencies: Iterable[str]) -> list[Feed]:
             (f"deribit/dvol/{currency}", _ranged("deribit.volatility_index", currency)),
             (f"deribit/funding/{perpetual}", _ranged("deribit.funding_history", perpetual)),
         ):
-            back = {"history_s": _FUNDING_BACK_S, "overlap_s": 2 * _HOUR_S, "pages": 5}
-            feeds.append(Feed(subject, "deribit", _HOUR_S, "history", ask, grace_s=2 * _MINUTE_S, **back))
+            back, again = _FUNDING_BACK_S, 2 * _HOUR_S
+            feeds.append(Feed(subject, "deribit", _HOUR_S, "history", ask, back, again, pages=5, grace_s=2 * _MINUTE_S))
         feeds.append(Feed(f"deribit/options/{currency}", "deribit", 30 * _MINUTE_S, "snapshot", options))
     return feeds
