@@ -301,8 +301,14 @@ class Archive:
                 yield found
 
     def index(self, segment: str, on_damage: OnDamage | None = None) -> list[Entry]:
-        """The records of a segment, from its index where that covers the whole segment, else from the segment."""
+        """The records of a segment, from its index where that covers the whole segment, else from the segment.
+
+        A segment that is gone since it was listed (retention.py) is reported as damage, and has none.
+        """
         path = self._path(segment)
+        if not path.exists():
+            (on_damage or _log_damage)(ArchiveError(f"{segment}: gone since it was listed"))
+            return []
         try:
             entries = _read_index(_index_path(path))
             size = path.stat().st_size
