@@ -273,5 +273,5 @@ def test_recorded_answers_are_read(run, shared_data):
     assert status == 0
     rows = [json.loads(line) for line in out.splitlines()]
     assert len(rows) > 700
-    assert {row["table"] for row in rows} == {"price_data_real", "market_data", "crypto_assets"}
+    assert {row["table"] for row in rows} >= {"price_data_real", "market_data", "crypto_assets"}
     assert all("skipped" in line or "no Date header" in line for line in err.splitlines())
