@@ -1,9 +1,9 @@
 """How upstreams say no: HTTP statuses and the error envelopes that arrive with them, or inside an HTTP 200.
 
 The shapes (upstreams.md §1, §15): ``{"status":{"error_code":429,"error_message":"…"}}``, ``{"error":"…"}``,
-``{"error":{"status":{…}}}``, ``{"errors":[{"id":"…","message":"…"}]}``, ``{"message":"…"}``, plain text and HTML;
-Cloudflare's own ``{"error_code":1015,"title":"…"}``; and those of venues, ``{"code":-1121,"msg":"…"}`` and
-``{"retCode":10001,"retMsg":"…"}``, whose code is 0 where all is well.
+``{"error":{"status":{…}}}``, ``{"errors":[{"id":"…","message":"…"}]}``, ``{"message":"…"}``, Reddit's
+``{"message":"…","error":429}``, plain text and HTML; Cloudflare's own ``{"error_code":1015,"title":"…"}``; and those of
+venues, ``{"code":-1121,"msg":"…"}`` and ``{"retCode":10001,"retMsg":"…"}``, whose code is 0 where all is well.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def refusal_in(body: Any) -> Refusal | None:
         return Refusal(": ".join(_words(first[k]) for k in ("id", "message") if first.get(k)) or "unnamed error")
     message = body.get("message")
     if isinstance(message, str):
-        return Refusal(_words(message), _code(body.get("code")))
+        return Refusal(_words(message), _code(body.get("code", body.get("error"))))
     for number, words in (("code", "msg"), ("retCode", "retMsg")):
         code = _code(body.get(number))
         if code and isinstance(body.get(words), str):

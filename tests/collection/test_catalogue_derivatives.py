@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from ray_app.assets import AssetRegistry
 from ray_app.clock import DAY_MS
 from ray_app.collection.accounts import ACCOUNTS
 from ray_app.collection.catalogue.derivatives import BASES, derivatives_feeds
@@ -19,7 +20,7 @@ LIMITS = {account.name: account.limits for account in ACCOUNTS}
 
 @pytest.fixture(scope="module")
 def feeds() -> list[Feed]:
-    return derivatives_feeds(Settings(_env_file=None))
+    return derivatives_feeds(Settings(_env_file=None), AssetRegistry.seed())
 
 
 def first(feed: Feed) -> Ask:
@@ -81,4 +82,4 @@ def test_the_first_polls_reach_their_beginning_in_the_pages_they_have(feeds: lis
 )
 def test_coingecko_s_list_needs_a_paid_plan(plan: str | None, listed: bool) -> None:
     settings = Settings(_env_file=None, coingecko_plan=plan)
-    assert any(feed.account == "coingecko" for feed in derivatives_feeds(settings)) == listed
+    assert any(feed.account == "coingecko" for feed in derivatives_feeds(settings, AssetRegistry.seed())) == listed

@@ -27,6 +27,6 @@ CATALOGUE: Final[Mapping[str, FeedsOf]] = {
     "social-reddit": social.reddit_feeds,
     "social-x": social.x_feeds,
     "onchain": onchain.onchain_feeds,
-    "derivatives": _of(derivatives.derivatives_feeds),
+    "derivatives": derivatives.derivatives_feeds,
     "fear-greed": onchain.fear_greed_feeds,
 }

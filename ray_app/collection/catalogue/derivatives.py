@@ -18,9 +18,10 @@ month has no room for; with a paid one it stands in where a venue refuses this r
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
+from ray_app.assets import AssetRegistry
 from ray_app.collection.feeds import Ask, Feed
 from ray_app.settings import Settings
 from ray_app.sources import Request, endpoint
@@ -41,10 +42,11 @@ _SERIES_BACK_S: Final = 29 * _DAY_S
 _PAID: Final = frozenset({"analyst", "lite", "pro", "enterprise"})
 
 
-def derivatives_feeds(settings: Settings) -> list[Feed]:
-    """Every feed of the dataset, by what the settings allow."""
-    feeds = [*_snapshots(), *_deribit()]
-    for base in BASES:
+def derivatives_feeds(settings: Settings, registry: AssetRegistry) -> list[Feed]:
+    """Every feed of the dataset, by what the settings allow and of the coins that the registry knows."""
+    bases = [base for base in BASES if registry.by_coin_id(COINS[base]) is not None]
+    feeds = [*_snapshots(), *_deribit(base for base in OPTIONS if base in bases)]
+    for base in bases:
         feeds += _of_coin(base)
     if settings.coingecko_plan in _PAID:
         listed = _constant(endpoint("coingecko.derivatives").request(LISTED_VENUES))
@@ -121,16 +123,16 @@ def _of_coin(base: str) -> list[Feed]:
     ]
 
 
-def _deribit() -> list[Feed]:
+def _deribit(currencies: Iterable[str]) -> list[Feed]:
     """DVOL and funding by the hour, the ratio of puts to calls twice an hour."""
     feeds: list[Feed] = []
-    for currency in OPTIONS:
+    for currency in currencies:
         perpetual, options = f"{currency}-PERPETUAL", _constant(endpoint("deribit.book_summary").request(currency))
         for subject, ask in (
             (f"deribit/dvol/{currency}", _ranged("deribit.volatility_index", currency)),
             (f"deribit/funding/{perpetual}", _ranged("deribit.funding_history", perpetual)),
         ):
-            back = {"history_s": _FUNDING_BACK_S, "overlap_s": 2 * _HOUR_S, "pages": 5}
-            feeds.append(Feed(subject, "deribit", _HOUR_S, "history", ask, grace_s=2 * _MINUTE_S, **back))
+            back, again = _FUNDING_BACK_S, 2 * _HOUR_S
+            feeds.append(Feed(subject, "deribit", _HOUR_S, "history", ask, back, again, pages=5, grace_s=2 * _MINUTE_S))
         feeds.append(Feed(f"deribit/options/{currency}", "deribit", 30 * _MINUTE_S, "snapshot", options))
     return feeds
