@@ -1,8 +1,9 @@
 """How upstreams say no: HTTP statuses and the error envelopes that arrive with them, or inside an HTTP 200.
 
 The shapes (upstreams.md §1, §15): ``{"status":{"error_code":429,"error_message":"…"}}``, ``{"error":"…"}``,
-``{"error":{"status":{…}}}``, ``{"errors":[{"id":"…","message":"…"}]}``, ``{"message":"…"}``, plain text and HTML; and
-Cloudflare's own ``{"error_code":1015,"title":"…"}``.
+``{"error":{"status":{…}}}``, ``{"errors":[{"id":"…","message":"…"}]}``, ``{"message":"…"}``,
+``{"response":{"status":"error","message":"…"}}``, plain text and HTML; and Cloudflare's own
+``{"error_code":1015,"title":"…"}``.
 """
 
 from __future__ import annotations
@@ -83,6 +84,9 @@ def refusal_in(body: Any) -> Refusal | None:
     message = body.get("message")
     if isinstance(message, str):
         return Refusal(_words(message), _code(body.get("code")))
+    response = body.get("response")
+    if isinstance(response, dict) and response.get("status") == "error":  # the Guardian
+        return Refusal(_words(response.get("message")))
     return None
 
 
