@@ -23,7 +23,7 @@ from ray_app.errors import MalformedPayload, RateLimited
 from ray_app.sources.base import Endpoint, Exchange, Parsed, Request, Row
 from ray_app.sources.reading import Findings, expect_object, iso_time, members, not_ahead, readable, shown
 from ray_app.sources.refusals import read_answer, retry_after_s
-from ray_app.sources.texts import canonical_url, news_row, plain_text
+from ray_app.sources.texts import canonical_url, code_word, news_row, plain_text
 
 ACCOUNT: Final = "cryptopanic"
 HOME: Final = "https://cryptopanic.com"
@@ -123,12 +123,12 @@ class Posts(Endpoint):
 def _publisher(item: Mapping[str, Any]) -> str:
     source = item.get("source")
     domain = source.get("domain") if isinstance(source, dict) else item.get("domain")
-    return plain_text(domain, longest=64) or "cryptopanic"
+    return code_word(domain, 64) or "cryptopanic"
 
 
 def _region(item: Mapping[str, Any]) -> str | None:
     source = item.get("source")
-    return plain_text(source.get("region"), longest=16) if isinstance(source, dict) else None
+    return code_word(source.get("region"), 16) if isinstance(source, dict) else None
 
 
 def _tickers(item: Mapping[str, Any]) -> str | None:

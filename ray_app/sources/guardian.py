@@ -35,7 +35,7 @@ from ray_app.sources.reading import (
     shown,
 )
 from ray_app.sources.refusals import read_answer
-from ray_app.sources.texts import canonical_url, news_row, plain_text
+from ray_app.sources.texts import canonical_url, code_word, news_row, plain_text
 
 ACCOUNT: Final = "guardian"
 FIELDS: Final = "headline,trailText,byline,lastModified"
@@ -91,7 +91,7 @@ def _article(found: Findings, table: str, item: Mapping[str, Any], exchange: Exc
     return news_row(
         table,
         source=exchange.request.endpoint,
-        feed=plain_text(item.get("sectionId"), longest=64) or "guardian",
+        feed=code_word(item.get("sectionId"), 64) or "guardian",
         url=url,
         title=title,
         summary=plain_text(fields.get("trailText")),
@@ -100,7 +100,7 @@ def _article(found: Findings, table: str, item: Mapping[str, Any], exchange: Exc
         updated_at=not_ahead(found, subject, "lastModified", modified, exchange.fetched_at),
         author=plain_text(fields.get("byline"), longest=200),
         category=plain_text(item.get("sectionName"), longest=100),
-        language=plain_text(fields.get("lang"), longest=16),
+        language=code_word(fields.get("lang"), 16),
     )
 
 

@@ -20,7 +20,7 @@ broken feed can join one article's title with another's address.
 from __future__ import annotations
 
 import io
-from datetime import UTC, datetime
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any, ClassVar, Final
 from urllib.parse import urljoin
@@ -35,7 +35,7 @@ from ray_app.sources.feed_xml import feed_body
 from ray_app.sources.reading import Findings, epoch_time, iso_time, not_ahead, readable, shown
 from ray_app.sources.refusals import require_ok
 from ray_app.sources.rss_feeds import FEEDS, NAME_OF, SITES, Site, place_of
-from ray_app.sources.texts import canonical_url, news_row, plain_text
+from ray_app.sources.texts import canonical_url, code_word, news_row, plain_text
 
 #: whole address by path, e.g. "/coindesk"
 URLS: Final[dict[str, str]] = {f"/{site.name}": site.url for site in SITES}
@@ -80,7 +80,7 @@ class Feed(Endpoint):
         feed, entries = self._read(feed_body(exchange))
         found = Findings()
         home = canonical_url(str(dict.get(feed, "link") or "")) or canonical_url(site.url) or site.url
-        language = plain_text(dict.get(feed, "language"), longest=16)
+        language = code_word(dict.get(feed, "language"), 16)
         rows: dict[str, Row] = {}
         contradicted: set[str] = set()
         read = 0
@@ -204,7 +204,9 @@ def _rfc822(text: str) -> int | None:
         moment = parsedate_to_datetime(text)
     except (ValueError, TypeError, OverflowError, IndexError):
         return None
-    if not isinstance(moment, datetime) or moment.tzinfo is None or not any(c.isalpha() for c in text[:12]):
+    if text.endswith("-0000"):  # UTC, of a place that is not told (RFC 5322): Python takes it for no zone
+        moment = moment.replace(tzinfo=UTC)
+    if moment.tzinfo is None or not any(c.isalpha() for c in text[:12]):
         return None
     try:
         return to_ms(moment.astimezone(UTC))

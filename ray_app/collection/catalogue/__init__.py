@@ -1,0 +1,1 @@
+"""What the source collectors poll: feeds as data, one module per group of datasets."""
