@@ -20,6 +20,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "logs": set(),
     "settings": {"errors"},
     "assets": {"errors", "clock"},
+    "mentions": {"errors", "clock", "assets"},
     "sources": {"errors", "clock"},
     "reconcile": {"errors", "clock", "assets", "sources"},
     "storage": FOUNDATION | {"assets"},

@@ -5,9 +5,9 @@ feeds have too, under an address of its own.
 
 With a file of real texts (``replay_text``; CSV with date ``day-month-year hour:minute`` UTC, title, text, source,
 subject, url) feeds tell those instead. The file is shifted by whole days: the first of its days on which each of its
-sources has filled a feed becomes the day the sandbox starts, and it plays onward from there. A feed called like a source of the file has all of that source's texts, any
-other one in ten of all. When the file ends, feeds go quiet: they show their last items for good. Times within a day
-stay as they are.
+sources has filled a feed becomes the day the sandbox starts, and it plays onward from there. A feed called
+like a source of the file has all of that source's texts, any other one in ten of all. When the file ends, feeds go
+quiet: they show their last items for good. Times within a day stay as they are.
 """
 
 from __future__ import annotations
