@@ -40,7 +40,7 @@ class Posts(Endpoint):
     name: ClassVar[str] = "cryptopanic.posts"
     account: ClassVar[str] = ACCOUNT
     #: a recorded URL's path comes without its slash
-    paths: ClassVar[tuple[str, ...]] = ("/v1/posts", V1, "/free/v1/posts", "/free/v1/posts/", V2[:-1], V2)
+    paths: ClassVar[tuple[str, ...]] = (V2, V2[:-1], V1, V1[:-1], "/free/v1/posts/", "/free/v1/posts")
     query: ClassVar[frozenset[str]] = frozenset({"public", "filter", "currencies", "regions", "kind", "page"})
 
     def request(self, page: int = 1, currencies: str | None = None) -> Request:
