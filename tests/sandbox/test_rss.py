@@ -73,11 +73,11 @@ def test_past_never_changes_and_polls_join_without_loss(world):
 
 def test_some_stories_are_reprinted_by_other_feeds_under_other_addresses(world):
     told: dict[str, set[str]] = {}
-    for name in NAMES[:12]:
+    for name in NAMES[:16]:
         for row in rows(world, name).rows:
             told.setdefault(str(row.values["story_id"]), set()).add(str(row.values["url"]))
     reprinted = [urls for urls in told.values() if len(urls) > 2]
-    assert len(reprinted) > 5
+    assert len(reprinted) > 3
 
 
 async def test_what_a_client_has_is_not_sent_again(sandbox: Make):
