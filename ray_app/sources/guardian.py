@@ -41,6 +41,8 @@ ACCOUNT: Final = "guardian"
 FIELDS: Final = "headline,trailText,byline,lastModified"
 PAGE_SIZE: Final = 200
 _TABLES: Final = {"crypto": "crypto_news", "stock": "stock_news"}
+#: paths of the API that are no article's id
+_OTHERS: Final = frozenset({"search", "tags", "sections", "editions", "removed"})
 _CRYPTO: Final = ("crypto", "bitcoin", "ethereum", "blockchain", "stablecoin")
 
 
@@ -199,9 +201,9 @@ class Item(Endpoint):
         except ValueError:
             return None
         path = parts.path.strip("/")
-        if parts.hostname != "content.guardianapis.com" or "/" not in path:
+        if parts.hostname != "content.guardianapis.com" or not path:
             return None
-        return f"/{quote(path, safe='')}"
+        return f"/{quote(path, safe='')}" if path not in _OTHERS else ""
 
     def parse(self, exchange: Exchange) -> Parsed:
         """The article's row; none if it is expired or gone."""

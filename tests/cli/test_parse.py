@@ -23,6 +23,8 @@ PARAMS = {
     "coinbase.candles": ["product_id=BTC-USD", "granularity=3600"],
     "coinbase.price_candles": ["id=BTC-USD", "granularity=300"],
     "coinbase.exchange_rates": ["currency=USD"],
+    "rss.feed": ["feed=coindesk"],
+    "guardian.item": ["id=technology/2026/may/18/bitcoin-slips"],
 }
 
 
@@ -81,7 +83,8 @@ def test_rows_are_json_lines_of_table_key_and_values(run, name):
     rows = [json.loads(line) for line in out.splitlines()]
     assert rows
     assert all(list(row) == ["table", "key", "values", "source", "payload_hash"] for row in rows)
-    sha256 = hashlib.sha256(json.dumps(BODIES[name]).encode()).hexdigest()
+    body = BODIES[name]
+    sha256 = hashlib.sha256(body if isinstance(body, bytes) else json.dumps(body).encode()).hexdigest()
     assert {(row["source"], row["payload_hash"]) for row in rows} == {(name, sha256)}
 
 
@@ -273,5 +276,5 @@ def test_recorded_answers_are_read(run, shared_data):
     assert status == 0
     rows = [json.loads(line) for line in out.splitlines()]
     assert len(rows) > 700
-    assert {row["table"] for row in rows} == {"price_data_real", "market_data", "crypto_assets"}
+    assert {row["table"] for row in rows} >= {"price_data_real", "market_data", "crypto_assets"}
     assert all("skipped" in line or "no Date header" in line for line in err.splitlines())
