@@ -90,7 +90,8 @@ def _decoded(endpoint: str, exchange: Exchange) -> str:
     bom = next((name for mark, name in _BOMS if body.startswith(mark)), None)
     names = (bom, header[1] if header else None, declared[1].decode() if declared else None, "utf-8")
     # a server's charset is often its default and not the feed's: the next name is tried where one does not fit
-    tried = [name for name in dict.fromkeys(names) if name is not None and _ENCODING.fullmatch(name)]
+    named = dict.fromkeys(name.lower() for name in names if name is not None)
+    tried = [name for name in named if _ENCODING.fullmatch(name)]
     for name in tried[:1] if bom is not None else tried:
         try:
             return body.decode(name).removeprefix("\ufeff")

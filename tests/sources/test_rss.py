@@ -6,6 +6,8 @@ import codecs
 import time
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ray_app.clock import DAY_MS, HOUR_MS, MINUTE_MS, to_ms
 from ray_app.errors import MalformedPayload
@@ -16,6 +18,7 @@ from ray_app.sources.rss_feeds import FEEDS, SITES
 from ray_app.sources.texts import content_id
 from tests.sources.samples import FETCHED_AT, NOON, answer
 from tests.sources.samples_news import RSS
+from tests.sources.test_fuzz import check, read
 
 feed = ENDPOINTS["rss.feed"]
 DATE = "<pubDate>Mon, 18 May 2026 11:00:00 GMT</pubDate>"
@@ -254,6 +257,32 @@ def test_what_is_no_whole_feed_is_refused(body, why):
 def test_a_huge_body_is_refused_at_once():
     with pytest.raises(MalformedPayload, match="5000000"):
         parsed(rss(item(DATE, title="x" * 5_000_001)))
+
+
+GML = 'xmlns:gml="http://www.opengis.net/gml" xmlns:georss="http://www.georss.org/georss"'
+
+
+def test_what_feedparser_stumbles_over_is_malformed_and_no_other_error():
+    body = rss(item(DATE + f"<gml:pos {GML}>a b</gml:pos>"))
+    with pytest.raises(MalformedPayload, match="feedparser failed: KeyError"):
+        parsed(body)
+
+
+PIECES = [b"<", b">", b"&", b"]]>", b"<![CDATA[", b"</item>", b"<item>", b"<link/>", b"<title/>", b"<pubDate/>", b"&#55296;",
+          b"<dc:date>x</dc:date>", b"<guid isPermaLink='x'/>", b"<content mode='base64'>%</content>", b"\x00", b"\xff",
+          b"<a xml:base='http://[x'>y</a>", b"<category/>", b"<source url='a'/>", b"<image><url/></image>"]  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, len(RSS)), st.sampled_from(PIECES)), min_size=1, max_size=4))
+def test_feed_with_anything_in_it_is_read_or_refused(pieces):
+    body = RSS
+    for at, piece in pieces:
+        body = body[:at] + piece + body[at:]
+    exchange = answer("rss.feed", body)
+    result = read(exchange)
+    check(result)
+    assert read(exchange) == result
 
 
 @pytest.mark.parametrize("piece", ["<![CDATA[", "&", "&a", "<a ", "<item>", "]]>"])
