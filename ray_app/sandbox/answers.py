@@ -57,7 +57,8 @@ class World:
     """What endpoints answer from: one market, one registry; and what of texts and macro series is replayed.
 
     ``seed``: of everything that is generated. ``replay_text``: a CSV of real texts; ``replay_macro``: a folder of CSVs
-    of real series (None: generated). ``first_node_ms``: node time of the sandbox's start, from which texts are played.
+    of real series (None: generated). ``first_node_ms``: the epoch's first node time, to which
+    real series and texts are moved (None: they are not).
     """
 
     market: Market
