@@ -155,6 +155,7 @@ class _Text:
 
     text: str
     words: list[str] = field(default_factory=list)
+    lowers: list[str] = field(default_factory=list)
     starts: list[int] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
     anchors: list[int] = field(default_factory=list)  # words that are about crypto, ascending
@@ -210,7 +211,7 @@ class Matcher:
             if word in self._tickers and (i not in taken or text.before(i) == "$")
         ]
         text.anchors = sorted(
-            {i for i, word in enumerate(text.words) if word.lower() in _CRYPTO}
+            {i for i, word in enumerate(text.lowers) if word in _CRYPTO}
             | {first for first, name in named if name.tier == Tier.SURE and name.asset_id}
             | {i for i, _, tier in tickers if tier == Tier.SURE}
         )
@@ -231,19 +232,21 @@ class Matcher:
     def _named(self, text: _Text) -> list[tuple[int, _Name]]:
         """Every place where a name stands, the longest that fits, in the way it is written."""
         found: list[tuple[int, _Name]] = []
-        i = 0
-        while i < len(text.words):
-            name = next((n for n in self._names.get(text.words[i].lower(), ()) if _fits(text, i, n)), None)
+        after = 0  # the last name
+        for i in [i for i, word in enumerate(text.lowers) if word in self._names]:
+            if i < after:
+                continue
+            name = next((n for n in self._names[text.lowers[i]] if _fits(text, i, n)), None)
             if name is not None:
                 found.append((i, name))
-            i += len(name.words) if name is not None else 1
+                after = i + len(name.words)
         return found
 
     def _name_counts(self, text: _Text, first: int, name: _Name, listed: set[int]) -> bool:
         last = first + len(name.words) - 1
         if name.tier <= Tier.SURE:
             return True
-        follows = text.words[last + 1].lower() if last + 1 < len(text.words) and text.gap(last) == " " else ""
+        follows = text.lowers[last + 1] if last + 1 < len(text.words) and text.gap(last) == " " else ""
         opens = text.opens_sentence(first)
         if follows in _AFTER_NAME:
             return name.tier == Tier.COMMON or not opens
@@ -268,11 +271,11 @@ class Matcher:
         if tier == Tier.SURE:
             return True
         if text.before(i) == "(" and text.gap(i)[:1] == ")":
-            before = [one.lower() for one in text.words[max(0, i - 5) : i]]
+            before = text.lowers[max(0, i - 5) : i]
             return tier == Tier.PLAIN or self._first.get(asset_id, [""])[0] in before
         if text.shouted:
             return False
-        follows = text.words[i + 1].lower() if i + 1 < len(text.words) and text.gap(i) == " " else ""
+        follows = text.lowers[i + 1] if i + 1 < len(text.words) and text.gap(i) == " " else ""
         if follows in (_AFTER_NAME if tier == Tier.RARE or word in _NO_PRICE else _AFTER_TICKER):
             return True
         if _in_list(text, i, i, listed) and (text.anchors or tier <= Tier.COMMON):
@@ -288,10 +291,10 @@ def matcher_of(registry: AssetRegistry) -> Matcher:
 
 def _read(title: str, summary: str, tickers: Container[str]) -> _Text:
     text = _Text(f"{title}\n{summary}")
-    for match in _WORD.finditer(text.text):
-        text.words.append(match[0])
-        text.starts.append(match.start())
-        text.ends.append(match.end())
+    spans = [match.span() for match in _WORD.finditer(text.text)]
+    text.starts, text.ends = [start for start, _ in spans], [end for _, end in spans]
+    text.words = [text.text[start:end] for start, end in spans]
+    text.lowers = [word.lower() for word in text.words]
     text.title_words = bisect_left(text.starts, len(title))
     letters = [word for word in text.words if len(word) > 1 and word.isalpha() and word not in tickers]
     text.shouted = len(letters) > 2 and sum(word.isupper() for word in letters) > 0.7 * len(letters)
@@ -311,7 +314,7 @@ def _fits(text: _Text, i: int, name: _Name) -> bool:
         return False
     for k in range(length):
         word = text.words[i + k]
-        if word.lower() != name.words[k]:
+        if text.lowers[i + k] != name.words[k]:
             return False
         if k and _GAP.fullmatch(text.gap(i + k - 1)) is None:
             return False
@@ -329,11 +332,11 @@ def _in_list(text: _Text, first: int, last: int, listed: set[int]) -> bool:
         return True
     if last + 1 < len(text.words) and last + 1 in listed and _LIST_GAP.fullmatch(text.gap(last)):
         return True
-    and_before = first > 1 and first - 2 in listed and text.words[first - 1].lower() in {"and", "or", "vs", "versus"}
+    and_before = first > 1 and first - 2 in listed and text.lowers[first - 1] in {"and", "or", "vs", "versus"}
     return and_before or (
         last + 2 < len(text.words)
         and last + 2 in listed
-        and text.words[last + 1].lower() in {"and", "or", "vs", "versus"}
+        and text.lowers[last + 1] in {"and", "or", "vs", "versus"}
         and text.gap(last) in {" ", ", "}
     )
 
