@@ -372,4 +372,4 @@ def _key(request: Request) -> tuple[str, str, tuple[tuple[str, str], ...]]:
 
 
 def _keep(name: str) -> bool:
-    return name in _KEPT_HEADERS or name.startswith(("x-ratelimit-", "ratelimit-"))
+    return name in _KEPT_HEADERS or name.startswith(("x-ratelimit-", "x-rate-limit-", "ratelimit-"))
