@@ -32,7 +32,19 @@ from ray_app.serving.middleware import (
     request_info,
 )
 from ray_app.serving.problems import CODES, MEDIA_TYPE, Problem, problem_of
-from ray_app.serving.routes import admin, assets, history, node, prices, stats
+from ray_app.serving.routes import (
+    admin,
+    assets,
+    evidence,
+    history,
+    macro,
+    news,
+    node,
+    prices,
+    sources,
+    statements,
+    stats,
+)
 
 DESCRIPTION = """
 Prices, candles and the evidence for both, as collected by this node.
@@ -112,7 +124,7 @@ def _fastapi(deps: GatewayDeps) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.gateway = deps
-    for module in (node, prices, history, assets, stats, admin):
+    for module in (node, prices, history, macro, statements, news, assets, sources, stats, evidence, admin):
         app.include_router(module.router)
     app.add_exception_handler(Problem, _answer_problem)
     app.add_exception_handler(HTTPException, _answer_http)
