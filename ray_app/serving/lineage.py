@@ -94,8 +94,8 @@ def lineage(conn: Connection, archive_dir: Path, table: Table, row: dict[str, An
     known = ENDPOINTS.get(source or "")
     key = ",".join(f"{name}={row[name]}" for name in key_columns(table))
     return {
-        "row": row,
-        "order": {name: row[name] for name in order_columns(table)},
+        "row": {str(name): value for name, value in row.items()},  # orjson wants plain text for names
+        "order": {str(name): row[name] for name in order_columns(table)},
         "fetch": _show(fetch) if fetch is not None else None,
         "payload_hash": row["payload_hash"],
         "archive": _archived(archive_dir, fetch, row["payload_hash"]),

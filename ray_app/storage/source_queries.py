@@ -50,8 +50,9 @@ FEAR_GREED = Series(fear_greed, ("source",))
 def next_value_query(series: Series, prefix: Group, after: Any) -> Select[Any]:
     """The next value of the column behind ``prefix``: one step on the primary key, however long the series."""
     column = series.table.c[series.group[len(prefix)]]
-    query = select(column).where(*_equal(series.table, series.group, prefix))
-    return (query if after is None else query.where(column > after)).order_by(column).limit(1)
+    if after is None:
+        after = -1 if column.type.python_type is int else ""  # below any: nobody reads the index from its end on
+    return select(column).where(*_equal(series.table, series.group, prefix), column > after).order_by(column).limit(1)
 
 
 def groups(conn: Connection, series: Series, prefix: Group = (), after: Group | None = None) -> Iterator[Group]:

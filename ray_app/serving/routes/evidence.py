@@ -73,7 +73,7 @@ async def quality(
             "data": [_event(row) for row in page],
             "count": len(page),
             "next_cursor": _behind(page[-1]) if len(events) > limit else None,
-            "counts": [row | {"newest": iso(row["newest"])} for row in counts],
+            "counts": [_counted(row) for row in counts],
             "null_rates": shares,
             "null_rates_at": iso(measured_at),
             "as_of": iso(now_ms),
@@ -90,6 +90,11 @@ def _event(row: Row) -> Row:
         "fetched_at": iso(row["fetched_at"]),
         "payload_hash": row["payload_hash"],
     }
+
+
+def _counted(row: Row) -> Row:
+    names = ("source", "kind", "field", "events", "subjects")
+    return {name: row[name] for name in names} | {"newest": iso(row["newest"])}
 
 
 def _behind(row: Row) -> str:
