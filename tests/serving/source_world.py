@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from sqlalchemy import insert
+
 from ray_app.clock import DAY_MS, HOUR_MS, to_ms
+from ray_app.collection.archive import Archive, ArchivedAt
+from ray_app.collection.digest import asked as request_text
 from ray_app.serving.keys import Level
+from ray_app.sources.base import Exchange, Request
 from ray_app.storage import tables
 from ray_app.storage.engine import Database
 from ray_app.storage.upsert import guarded_upsert
@@ -25,9 +30,38 @@ def put(world: World, table: str, *rows: dict[str, Any]) -> None:
     world.db.run(lambda conn: guarded_upsert(conn, tables.metadata.tables[table], rows))
 
 
+def archived(
+    world: World, fetched_at: int, source: str = "coingecko.markets", path: str = "/coins/markets", **params: str
+) -> tuple[ArchivedAt, dict[str, Any]]:
+    """An answer in the archive and its index; and what rows of it carry."""
+    asked = Request(source, path, params, {"slot": "1"})
+    with Archive(world.deps.settings.archive_dir, writer="writer-1") as archive:
+        at = archive.append(Exchange(asked, 200, {}, b"[]", fetched_at), "collector")
+    fetch = {
+        "fetch_id": at.fetch_id,
+        "source": source,
+        "collector": "collector",
+        "request": request_text(asked),
+        "status": 200,
+        "fetched_at": fetched_at,
+        "payload_hash": at.payload_hash,
+        "payload_bytes": at.payload_bytes,
+        "segment": at.segment,
+        "position": at.position,
+        "outcome": "ok",
+        "row_count": 1,
+    }
+    world.db.run(lambda conn: conn.execute(insert(tables.fetches), [fetch]))
+    return at, {"fetched_at": fetched_at, "payload_hash": at.payload_hash}
+
+
 def sources(db: Database, **settings: Any) -> World:
-    """What docs/api.md shows."""
-    world = market(db, **settings)
+    """A market, and what docs/api.md shows of every other source."""
+    return add_sources(market(db, **settings))
+
+
+def add_sources(world: World) -> World:
+    """A few numbers of each kind, some of them revised, and news."""
     yahoo = {"source": "yahoo.chart", "unit": "index", "open_price": 20.0, "high_price": 21.5, "low_price": 19.5}
     put(
         world,
@@ -35,8 +69,8 @@ def sources(db: Database, **settings: Any) -> World:
         macro(day("2026-09-01"), 4.0, day("2026-10-02")),
         macro(day("2026-10-01"), 4.1, day("2026-11-06")),
         macro(day("2026-09-01"), 4.2, day("2026-11-06")),  # revised together with the next month
-        macro(TODAY - 3 * DAY_MS, 20.5, 7, indicator_name="VIX", **yahoo),
-        macro(TODAY - 2 * DAY_MS, 21.0, 8, indicator_name="VIX", **yahoo),
+        macro(TODAY - 3 * DAY_MS, 20.5, 7, indicator_name="VIX", **yahoo, **_seen(TODAY - 2 * DAY_MS)),
+        macro(TODAY - 2 * DAY_MS, 21.0, 8, indicator_name="VIX", **yahoo, **_seen(TODAY - DAY_MS)),
         macro(TODAY - DAY_MS, 6_700.5, TODAY - HOUR_MS, indicator_name="SP500", unit="index"),
     )
     put(
@@ -56,6 +90,10 @@ def sources(db: Database, **settings: Any) -> World:
     )
     put(world, "fear_greed", *[feeling(TODAY - n * DAY_MS, 47.0 - n) for n in range(5)])
     return news(world)
+
+
+def _seen(at: int) -> dict[str, int]:
+    return {"known_at": at, "first_seen_at": at}
 
 
 def news(world: World) -> World:

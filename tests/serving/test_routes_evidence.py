@@ -6,14 +6,12 @@ import pytest
 from sqlalchemy import insert
 
 from ray_app.clock import DAY_MS, HOUR_MS, iso
-from ray_app.collection.archive import Archive
 from ray_app.serving.keys import Level
 from ray_app.sources import ENDPOINTS
-from ray_app.sources.base import Exchange, Request
 from ray_app.sources.terms import TERMS
 from ray_app.storage.tables import data_quality_events, endpoint_shapes, fetches
 from tests.serving.gateway_world import BTC, NOW, market, price_row
-from tests.serving.source_world import get, pages, put
+from tests.serving.source_world import archived, get, pages, put
 from tests.serving.test_api import problem
 from tests.storage.source_samples import article, macro
 
@@ -61,31 +59,8 @@ async def test_findings_are_listed_counted_and_paged(world):
             problem(await client.get(f"{QUALITY}?{query}"), 422, "VALIDATION_ERROR")
 
 
-def archived(world, source="coingecko.markets", body=b"[]"):
-    """An answer in the archive and in its index; what rows of it carry."""
-    request = Request(source, "/coins/markets", {"vs_currency": "usd"}, {"slot": str(SLOT)})
-    with Archive(world.deps.settings.archive_dir, writer="test") as archive:
-        at = archive.append(Exchange(request, 200, {}, body, SLOT + 7_250), "crypto-prices")
-    fetch = {
-        "fetch_id": at.fetch_id,
-        "source": source,
-        "collector": "crypto-prices",
-        "request": '{"context": {"slot": "1"}, "params": {"vs_currency": "usd"}, "path": "/coins/markets"}',
-        "status": 200,
-        "fetched_at": SLOT + 7_250,
-        "payload_hash": at.payload_hash,
-        "payload_bytes": at.payload_bytes,
-        "segment": at.segment,
-        "position": at.position,
-        "outcome": "ok",
-        "row_count": 1,
-    }
-    world.db.run(lambda conn: conn.execute(insert(fetches), [fetch]))
-    return at, {"fetched_at": SLOT + 7_250, "payload_hash": at.payload_hash}
-
-
 async def test_a_row_leads_to_the_answer_it_was_read_from(world, tmp_path):
-    at, provenance = archived(world)
+    at, provenance = archived(world, SLOT + 7_250, vs_currency="usd")
     world.store_prices(price_row(BTC, SLOT, 90_001.0, event_version=NOW, **provenance))
     async with world.client() as client:
         response = await client.get(LINEAGE, params={"table": "price_data_real", "key": f"asset=BTC,slot={iso(SLOT)}"})
@@ -98,7 +73,7 @@ async def test_a_row_leads_to_the_answer_it_was_read_from(world, tmp_path):
     assert one["fetch"] == {
         "fetch_id": str(at.fetch_id),
         "source": "coingecko.markets",
-        "collector": "crypto-prices",
+        "collector": "collector",
         "request": {"context": {"slot": "1"}, "params": {"vs_currency": "usd"}, "path": "/coins/markets"},
         "status": 200,
         "fetched_at": iso(SLOT + 7_250),
@@ -122,7 +97,7 @@ async def test_a_row_leads_to_the_answer_it_was_read_from(world, tmp_path):
 
 
 async def test_lineage_says_why_the_archive_has_it_no_more(world):
-    at, provenance = archived(world)
+    at, provenance = archived(world, SLOT + 7_250)
     world.store_prices(price_row(BTC, SLOT, 90_001.0, event_version=NOW, **provenance))
     asked = {"table": "price_data_real", "key": f"asset=BTC,slot={SLOT}"}
     segment = world.deps.settings.archive_dir / at.segment
@@ -138,7 +113,7 @@ async def test_lineage_says_why_the_archive_has_it_no_more(world):
 
 
 async def test_an_archive_elsewhere_is_not_said_to_have_lost_it(world):
-    _, provenance = archived(world)
+    _, provenance = archived(world, SLOT + 7_250)
     world.store_prices(price_row(BTC, SLOT, 90_001.0, event_version=NOW, **provenance))
     world.deps.settings.archive_dir.rename(world.deps.settings.archive_dir.with_name("away"))
     found = await get(world, "/stats/lineage", table="price_data_real", key=f"asset=BTC,slot={SLOT}")
@@ -187,7 +162,7 @@ async def test_a_key_of_nothing_finds_nothing(world):
 
 
 async def test_every_source_says_its_state_terms_and_lag(world):
-    archived(world)
+    archived(world, SLOT + 7_250)
     shape = {"source": "coingecko.markets", "shape": "{}", "updated_at": NOW - DAY_MS}
     world.db.run(lambda conn: conn.execute(insert(endpoint_shapes), [shape]))
     body = await get(world, "/sources")
@@ -207,7 +182,7 @@ async def test_every_source_says_its_state_terms_and_lag(world):
 
 
 async def test_a_source_that_shuts_the_node_out_is_blocked_and_one_without_a_key_disabled(world, monkeypatch):
-    archived(world)
+    archived(world, SLOT + 7_250)
     world.db.run(lambda conn: conn.execute(fetches.update().values(status=451, outcome="rejected")))
     found = {row["source"]: row for row in (await get(world, "/sources"))["data"]}
     assert found["coingecko.markets"]["state"] == "blocked: HTTP 451"

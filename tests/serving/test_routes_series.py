@@ -76,7 +76,7 @@ async def test_history_is_as_known_now_or_then(world):
     assert (then["quality"], then["as_known_at"], then["end"]) == (
         "point_in_time",
         "2026-11-06T05:59:59Z",
-        "2026-11-06T05:59:59.001Z",
+        "2026-11-06T05:59:59Z",
     )
     assert await pages(world, UNRATE, limit=1) == (await get(world, UNRATE))["data"]
     await refused(world, UNRATE, 404, "DATA_NOT_AVAILABLE", as_of="2026-01-01")

@@ -58,7 +58,7 @@ def span(
     known = moment("as_of", as_of, FIRST_MS) if as_of is not None else None
     if cursor is not None:
         return _resumed(cursor, known, names)
-    last = moment("end", end, FIRST_MS) if end is not None else (known if known is not None else now_ms) + 1
+    last = moment("end", end, FIRST_MS) if end is not None else known if known is not None else now_ms
     first = moment("start", start, FIRST_MS) if start is not None else last - days * DAY_MS
     if first >= last:
         raise Problem("VALIDATION_ERROR", f"start: {iso(first)} is not before the end, {iso(last)}")
