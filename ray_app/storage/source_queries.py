@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain
 from typing import Any
 
-from sqlalchemy import Connection, Exists, Select, Table, case, literal, select, tuple_
+from sqlalchemy import Connection, Exists, Integer, Select, Table, bindparam, case, literal, select, tuple_
 
 from ray_app.storage.tables import derivatives_data, fear_greed, macro_indicators, onchain_data
 
@@ -47,12 +48,30 @@ FEAR_GREED = Series(fear_greed, ("source",))
 # --- which series there are -----------------------------------------------------------------------------------
 
 
+@lru_cache(maxsize=64)
+def _next_value(series: Series, depth: int) -> Select[Any]:
+    column = series.table.c[series.group[depth]]
+    return (
+        select(column)
+        .where(*_equal(series, series.table, depth), column > bindparam("after"))
+        .order_by(column)
+        .limit(1)
+    )
+
+
 def next_value_query(series: Series, prefix: Group, after: Any) -> Select[Any]:
     """The next value of the column behind ``prefix``: one step on the primary key, however long the series."""
-    column = series.table.c[series.group[len(prefix)]]
-    if after is None:
-        after = -1 if column.type.python_type is int else ""  # below any: nobody reads the index from its end on
-    return select(column).where(*_equal(series.table, series.group, prefix), column > after).order_by(column).limit(1)
+    return _next_value(series, len(prefix)).params(_next_values(series, prefix, after))
+
+
+def _next_values(series: Series, prefix: Group, after: Any) -> Record:
+    numbers = series.table.c[series.group[len(prefix)]].type.python_type is int
+    below_any = -1 if numbers else ""  # a bound from below: nobody reads the index from its end on
+    return _values(prefix) | {"after": below_any if after is None else after}
+
+
+def _next(conn: Connection, series: Series, prefix: Group, after: Any) -> Any:
+    return conn.scalar(_next_value(series, len(prefix)), _next_values(series, prefix, after))
 
 
 def groups(conn: Connection, series: Series, prefix: Group = (), after: Group | None = None) -> Iterator[Group]:
@@ -68,7 +87,7 @@ def groups(conn: Connection, series: Series, prefix: Group = (), after: Group | 
     value = after[depth] if after is not None else None
     if after is not None:
         yield from groups(conn, series, (*prefix, value), after)
-    while (value := conn.scalar(next_value_query(series, prefix, value))) is not None:
+    while (value := _next(conn, series, prefix, value)) is not None:
         yield from groups(conn, series, (*prefix, value))
 
 
@@ -76,35 +95,61 @@ def names(conn: Connection, series: Series) -> list[str]:
     """The values of the key's first column."""
     found: list[str] = []
     value = None
-    while (value := conn.scalar(next_value_query(series, (), value))) is not None:
+    while (value := _next(conn, series, (), value)) is not None:
         found.append(value)
     return found
 
 
-def _equal(table: Any, columns: tuple[str, ...], values: Group) -> list[Any]:
-    return [table.c[name] == value for name, value in zip(columns, values, strict=False)]
+def _equal(series: Series, table: Any, depth: int) -> list[Any]:
+    return [table.c[name] == bindparam(f"g{i}") for i, name in enumerate(series.group[:depth])]
+
+
+def _values(group: Group) -> Record:
+    return {f"g{i}": value for i, value in enumerate(group)}
 
 
 # --- the version to show --------------------------------------------------------------------------------------
 
 
-def series_query(
-    series: Series, group: Group, *, start: int | None = None, end: int | None = None, as_of: int | None = None
-) -> Select[Any]:
-    """The version to show of each moment in ``[start, end)``; its ``known_at`` is that of this version."""
+@lru_cache(maxsize=256)
+def _statement(series: Series, vintages: bool, bounds: frozenset[str], newest: bool) -> Select[Any]:
+    """Built once a kind: to build such a statement takes ten times as long as to run it."""
     shown, other = series.table.alias("o"), series.table.alias("n")
     moment = shown.c[series.moment]
-    vintages = series.vintages(group)
     known = _known_at(series, shown, vintages)
-    later = _place(series, other, vintages) > _place(series, shown, vintages)
-    rival = [later] if as_of is None else [later, _known_at(series, other, vintages) <= as_of]
+    rival = [_place(series, other, vintages) > _place(series, shown, vintages)]
+    if "as_of" in bounds:
+        rival.append(_known_at(series, other, vintages) <= bindparam("as_of"))
     others = [column for column in shown.c if column.name != "known_at"]
     query = select(*others, known.label("known_at")).where(
-        *_equal(shown, series.group, group), ~_another(series, shown, other, rival)
+        *_equal(series, shown, len(series.group)), ~_another(series, shown, other, rival)
     )
-    query = query if start is None else query.where(moment >= start)
-    query = query if end is None else query.where(moment < end)
-    return query if as_of is None else query.where(known <= as_of)
+    limits = {"start": moment >= bindparam("start"), "end": moment < bindparam("end")}
+    limits["as_of"] = known <= bindparam("as_of")
+    query = query.where(*(limit for name, limit in limits.items() if name in bounds))
+    if newest:
+        query = query.where(shown.c.value.is_not(None))
+    return query.order_by(moment.desc() if newest else moment).limit(bindparam("limit", type_=Integer))
+
+
+def _asked(series: Series, group: Group, limit: int, newest: bool, **bounds: int | None) -> tuple[Select[Any], Record]:
+    given = {name: value for name, value in bounds.items() if value is not None}
+    statement = _statement(series, series.vintages(group), frozenset(given), newest)
+    return statement, _values(group) | given | {"limit": limit}
+
+
+def series_query(
+    series: Series,
+    group: Group,
+    *,
+    start: int | None = None,
+    end: int | None = None,
+    as_of: int | None = None,
+    limit: int = 1_000,
+) -> Select[Any]:
+    """The version to show of each moment in ``[start, end)``, ascending; ``known_at`` is that of this version."""
+    statement, values = _asked(series, group, limit, False, start=start, end=end, as_of=as_of)
+    return statement.params(values)
 
 
 def _another(series: Series, one: Any, other: Any, such_that: list[Any]) -> Exists:
@@ -127,16 +172,15 @@ def _place(series: Series, one: Any, vintages: bool) -> Any:
     return tuple_(version, *order) if vintages else tuple_(*order, version)
 
 
-def latest_query(series: Series, group: Group) -> Select[Any]:
+def latest_query(series: Series, group: Group, limit: int = 1) -> Select[Any]:
     """Newest first, moments without a value left out: those say that there is none, not what it is."""
-    query = series_query(series, group)
-    columns = query.selected_columns
-    return query.where(columns["value"].is_not(None)).order_by(columns[series.moment].desc())
+    statement, values = _asked(series, group, limit, True)
+    return statement.params(values)
 
 
 def latest(conn: Connection, series: Series, group: Group, count: int = 1) -> list[Record]:
     """The newest ``count`` moments of a series that have a value, newest first."""
-    return [dict(row) for row in conn.execute(latest_query(series, group).limit(count)).mappings()]
+    return [dict(row) for row in conn.execute(*_asked(series, group, count, True)).mappings()]
 
 
 def history(
@@ -160,9 +204,8 @@ def history(
         begin = start
         if after is not None and group == after[0]:
             begin = max(after[1] + 1, start if start is not None else after[1] + 1)
-        query = series_query(series, group, start=begin, end=end, as_of=as_of)
-        query = query.order_by(query.selected_columns[series.moment]).limit(limit - len(rows))
-        rows += [dict(row) for row in conn.execute(query).mappings()]
+        asked = _asked(series, group, limit - len(rows), False, start=begin, end=end, as_of=as_of)
+        rows += [dict(row) for row in conn.execute(*asked).mappings()]
         if len(rows) >= limit:
             break
     return rows

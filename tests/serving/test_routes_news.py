@@ -43,6 +43,7 @@ async def test_the_latest_of_crypto(world):
 
 
 async def test_a_readonly_key_gets_a_teaser(world):
+    put(world, "crypto_news", article("Long", NOW - 1, summary="Spot funds took in more than ever. " * 20))
     for level, longest in ((Level.readonly, 300), (Level.trading, 2_000)):
         summary = (await get(world, "/news/crypto/latest", level))["data"][0]["summary"]
         assert len(summary) <= longest

@@ -182,9 +182,9 @@ GROUPS = {
 def test_reads_use_an_index(full: Database) -> None:
     for name, (series, group) in GROUPS.items():
         queries = {
-            "latest": source_queries.latest_query(series, group).limit(1),
-            "history": source_queries.series_query(series, group, start=T0, end=T0 + DAY).limit(10),
-            "as of": source_queries.series_query(series, group, start=T0, end=T0 + DAY, as_of=T0 + DAY).limit(10),
+            "latest": source_queries.latest_query(series, group),
+            "history": source_queries.series_query(series, group, start=T0, end=T0 + DAY),
+            "as of": source_queries.series_query(series, group, start=T0, end=T0 + DAY, as_of=T0 + DAY),
             "first name": source_queries.next_value_query(series, (), group[0]),
             "last name": source_queries.next_value_query(series, group[:-1], None),
         }
