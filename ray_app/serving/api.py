@@ -47,13 +47,15 @@ from ray_app.serving.routes import (
 )
 
 DESCRIPTION = """
-Prices, candles and the evidence for both, as collected by this node.
+Prices, candles, macro, on-chain and derivatives numbers, news, and the evidence for them, as collected by this node.
 
 * **Keys**: `Authorization: Bearer <key>` or `X-API-Key: <key>`; levels readonly < trading < master.
 * **Symbols**: ticker or coin id, any case (`BTC`, `btc`, `bitcoin`).
 * **Times**: RFC 3339, UTC. **Null is null**: the upstream did not say.
 * **Errors**: RFC 9457 problem documents with a stable `code` and the `request_id`.
 * **Freshness**: `as_of`, `source` and `quality` in the body, seconds since `as_of` in the `Age` header.
+* **As known then**: `as_of` answers with nothing that came later.
+* **Terms**: `attribution` belongs beside the data; what must not be passed on is for keys of level trading and above.
 * **Limits**: per key and replica, in `RateLimit` and `X-RateLimit-*`; 429 with `Retry-After` beyond them.
 """
 

@@ -92,7 +92,8 @@ def lineage(conn: Connection, archive_dir: Path, table: Table, row: dict[str, An
     fetch = evidence_queries.fetch_of(conn, row["payload_hash"], row["fetched_at"])
     source = row.get("source") or (fetch["source"] if fetch is not None else None)
     known = ENDPOINTS.get(source or "")
-    key = ",".join(f"{name}={row[name]}" for name in key_columns(table))
+    names = key_columns(table)
+    key = ",".join(f"{name}={iso(row[name]) if name in _TIMES else row[name]}" for name in names)
     return {
         "row": {str(name): value for name, value in row.items()},  # orjson wants plain text for names
         "order": {str(name): row[name] for name in order_columns(table)},

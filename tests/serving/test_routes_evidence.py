@@ -6,6 +6,7 @@ import pytest
 from sqlalchemy import insert
 
 from ray_app.clock import DAY_MS, HOUR_MS, iso
+from ray_app.serving.evidence import _quantiles
 from ray_app.serving.keys import Level
 from ray_app.sources import ENDPOINTS
 from ray_app.sources.terms import TERMS
@@ -85,7 +86,7 @@ async def test_a_row_leads_to_the_answer_it_was_read_from(world, tmp_path):
     assert one["archive"] == {"has_it": True, "why": None}
     assert one["parser"] == {"then": 1, "now": ENDPOINTS["coingecko.markets"].parser_version}
     assert one["verify"] == (
-        f"crypto-data verify --table price_data_real --key 'asset_id=1,slot={SLOT},source=coingecko.markets'"
+        f"crypto-data verify --table price_data_real --key 'asset_id=1,slot={iso(SLOT)},source=coingecko.markets'"
     )
     again = await get(
         world,
@@ -201,6 +202,20 @@ def test_every_account_has_terms():
 
     assert build_upstreams(Settings(_env_file=None)).keys() == TERMS.keys()
     assert all(endpoint.account in TERMS for endpoint in ENDPOINTS.values())
+
+
+async def test_what_a_finding_quotes_must_not_be_passed_on_either(world):
+    row = finding(1, source="reddit.new", subject="reddit:t3_1", detail="'somebody said' is no number")
+    world.db.run(lambda conn: conn.execute(insert(data_quality_events), [row]))
+    (shown,) = (await get(world, "/stats/quality"))["data"]
+    assert "detail" not in shown
+    assert shown["withheld"].startswith("reddit.new: Reddit Data API terms")
+    assert (await get(world, "/stats/quality", Level.trading))["data"][0]["detail"] == row["detail"]
+
+
+def test_lags_are_nearest_ranks():
+    assert _quantiles([5]) == {"p50_lag_s": 0.005, "p99_lag_s": 0.005, "sample": 1}
+    assert _quantiles(list(range(1, 201))) == {"p50_lag_s": 0.1, "p99_lag_s": 0.198, "sample": 200}
 
 
 async def test_measurements_are_kept_for_a_while(world):

@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from ray_app.clock import DAY_MS, iso
 from ray_app.serving import lineage as lineages
 from ray_app.serving.keys import Level
-from ray_app.serving.licensing import level_of, require
+from ray_app.serving.licensing import level_of, require, shown, withheld
 from ray_app.serving.problems import Problem
 from ray_app.serving.routes.answers import (
     CursorParam,
@@ -51,7 +51,7 @@ async def quality(
     out. `counts`: all of them by source, kind and field. `null_rates`: per column the share of NULL among the newest
     rows fetched in the last day (thousands of a table at most; measured every few minutes).
     """  # noqa: D205 - shown as one paragraph in OpenAPI
-    now_ms = deps.clock.now_ms()
+    now_ms, level = deps.clock.now_ms(), level_of(request)
     begins = moment("since", since) if since is not None else now_ms - DAY_MS
     if begins < now_ms - MAX_DAYS * DAY_MS:
         raise Problem("VALIDATION_ERROR", f"since: at most {MAX_DAYS} days back")
@@ -70,7 +70,7 @@ async def quality(
     body = dumps(
         {
             "since": iso(begins),
-            "data": [_event(row) for row in page],
+            "data": [shown(_event(row), ("detail",), withheld(level, row["source"])) for row in page],
             "count": len(page),
             "next_cursor": _behind(page[-1]) if len(events) > limit else None,
             "counts": [_counted(row) for row in counts],

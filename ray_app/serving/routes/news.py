@@ -153,7 +153,7 @@ async def search(
     """Articles whose title or summary has every word of `q`: as a word of its own or the beginning of one, in any
     case. Newest first. `complete` false: there were too many articles to look at, older ones may be missing.
     """  # noqa: D205 - shown as one paragraph in OpenAPI
-    words = re.findall(r"\w+", q.casefold())
+    words = re.findall(r"\w+", q)
     if not words or len(words) > MAX_WORDS:
         raise Problem("VALIDATION_ERROR", f"q: takes 1 to {MAX_WORDS} words of letters and digits")
     since = deps.clock.now_ms() - days * DAY_MS
@@ -179,9 +179,9 @@ async def search(
 
 def _matching(conn: Connection, market: str, since: int, words: Sequence[str]) -> tuple[list[Row], list[Row]]:
     """The articles read, and those of them that have the words as words."""
-    plain = [word for word in words if word.isascii()]  # databases fold the case of other letters each in its own way
+    plain = [word.lower() for word in words if word.isascii()]  # other letters' case each database folds in its own way
     read = news_queries.articles(conn, market, since=since, words=plain, limit=MOST_READ)
-    beginnings = [re.compile(rf"\b{re.escape(word)}") for word in words]
+    beginnings = [re.compile(rf"\b{re.escape(word.casefold())}") for word in words]
     texts = [f"{row['title']} {row['summary'] or ''}".casefold() for row in read]
     return read, [row for row, text in zip(read, texts, strict=True) if all(one.search(text) for one in beginnings)]
 
