@@ -237,3 +237,25 @@ async def test_an_empty_database_has_no_data_and_no_failure(sqlite_db):
     for path in ("/macro", "/macro/UNRATE", "/macro/nope", "/onchain/BTC", "/derivatives/BTC", "/fear-greed"):
         await refused(world, path, 404, "DATA_NOT_AVAILABLE")
     await refused(world, "/onchain/nosuchthing", 404, "INVALID_SYMBOL")
+
+
+EVERY = (
+    *("/macro", "/macro/UNRATE?as_of=2026-11-20", "/macro/VIX", "/onchain/BTC", "/onchain/BTC?metric=hash_rate"),
+    *(
+        "/derivatives/BTC",
+        "/derivatives/BTC?metric=funding_rate&as_of=2026-11-24T02:00:00Z",
+        "/fear-greed?start=2026-11-20",
+    ),
+    *("/news/crypto/latest?symbol=BTC", "/news/stock/latest", "/news/search?q=etf", "/stats/quality", "/sources"),
+    *("/stats/lineage?table=macro_indicators&key=indicator_name=UNRATE", "/stats/lineage?table=crypto_news&key={}"),
+)
+
+
+async def test_both_databases_answer(db):
+    """What they answer is tested on SQLite above, and the queries behind it on both."""
+    world = sources(db)
+    some = (await get(world, "/news/crypto/latest"))["data"][0]["id"]
+    async with world.client(Level.trading) as client:
+        for path in EVERY:
+            response = await client.get(f"/api/v1{path.format(f'content_id={some}')}")
+            assert response.status_code == 200, (path, response.text)

@@ -26,6 +26,7 @@ from ray_app.serving.routes.answers import (
     requires,
 )
 from ray_app.serving.routes.history import moment
+from ray_app.serving.routes.prices import ok
 from ray_app.storage import evidence_queries
 
 router = APIRouter(prefix="/api/v1/stats", tags=["stats"], dependencies=[Depends(requires(Level.readonly))])
@@ -37,7 +38,44 @@ MOST_COUNTS = 500
 Row = dict[str, Any]
 
 
-@router.get("/quality", summary="What was wrong with what came, and how full the columns are")
+_QUALITY: Row = {
+    "since": "2026-11-23T08:00:00Z",
+    "data": [
+        {
+            "source": "coingecko.markets",
+            "kind": "out_of_range",
+            "subject": "ethereum",
+            "field": "market_cap",
+            "detail": "-1 is below 0",
+            "fetched_at": "2026-11-24T07:55:07.250Z",
+            "payload_hash": "9f2d…",
+        }
+    ],
+    "count": 1,
+    "next_cursor": None,
+    "counts": [
+        {
+            "source": "coingecko.markets",
+            "kind": "out_of_range",
+            "field": "market_cap",
+            "events": 1,
+            "subjects": 1,
+            "newest": "2026-11-24T07:55:07.250Z",
+        }
+    ],
+    "null_rates": [{"table": "price_data_real", "column": "ath", "rows": 5000, "nulls": 50, "null_rate": 0.01}],
+    "null_rates_at": "2026-11-24T07:58:00Z",
+    "as_of": "2026-11-24T08:00:00Z",
+    "source": "node",
+    "quality": "measured",
+}
+
+
+@router.get(
+    "/quality",
+    summary="What was wrong with what came, and how full the columns are",
+    responses=ok("Findings of the parsers, and shares of NULL.", _QUALITY),
+)
 async def quality(
     request: Request,
     deps: Gateway,
@@ -102,7 +140,47 @@ def _behind(row: Row) -> str:
     return encode_cursor(place | {name: row[name] for name in ("kind", "subject", "field")})
 
 
-@router.get("/lineage", summary="From a stored value back to the answer it was read from")
+_LINEAGE: Row = {
+    "table": "fear_greed",
+    "data": [
+        {
+            "row": {"source": "alternative_me.fng", "event_time": 1795478400000, "value": 47.0},
+            "order": {
+                "event_version": 1795478400000,
+                "fetched_at": 1795478702000,
+                "parser_version": 1,
+                "payload_hash": "9f2d…",
+            },
+            "fetch": {
+                "fetch_id": "1882695873724416000",
+                "source": "alternative_me.fng",
+                "collector": "fear-greed",
+                "request": {"context": {}, "params": {"limit": "2"}, "path": "/fng/"},
+                "status": 200,
+                "fetched_at": "2026-11-24T00:05:02Z",
+                "payload_bytes": 212,
+                "segment": "alternative_me.fng/20261124T00.writer-1.zst",
+                "position": 0,
+                "outcome": "ok",
+            },
+            "payload_hash": "9f2d…",
+            "archive": {"has_it": True, "why": None},
+            "parser": {"then": 1, "now": 1},
+            "verify": "crypto-data verify --table fear_greed --key 'source=alternative_me.fng,…'",
+        }
+    ],
+    "count": 1,
+    "as_of": "2026-11-24T00:05:02Z",
+    "source": "alternative_me.fng",
+    "quality": "stored",
+}
+
+
+@router.get(
+    "/lineage",
+    summary="From a stored value back to the answer it was read from",
+    responses=ok("The stored row, the fetch it was read from, and whether the archive still has the answer.", _LINEAGE),
+)
 async def lineage(
     request: Request,
     deps: Gateway,
