@@ -64,6 +64,10 @@ class UpstreamRejected(UpstreamError):
     """The upstream understood and refused (unknown id, bad key, not in the plan): trying again will not help."""
 
 
+class RegionBlocked(UpstreamRejected):
+    """The upstream refuses requests from where this node is: nothing here will change that."""
+
+
 class MalformedPayload(UpstreamError):
     """The body is not what the endpoint documents (HTML, truncated JSON, wrong shape). Kept as a dead letter."""
 

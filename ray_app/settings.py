@@ -192,6 +192,9 @@ class Settings(BaseSettings):
         validation_alias=_names("X_MONTHLY_USD"),
         description="money that X's pay-per-use reads may cost in a month",
     )
+    collectors_off: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), validation_alias=_names("COLLECTORS_OFF"), description="collectors that shall not run, comma-separated"
+    )
     rss_feeds: Annotated[tuple[str, ...], NoDecode] = Field(
         (), validation_alias=_names("RSS_FEEDS"), description="feeds by name, comma-separated; default: all known ones"
     )
@@ -301,7 +304,7 @@ class Settings(BaseSettings):
             urls[name.strip()] = url
         return urls
 
-    @field_validator("rss_feeds", mode="before")
+    @field_validator("rss_feeds", "collectors_off", mode="before")
     @classmethod
     def _split_feeds(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

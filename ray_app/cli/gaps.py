@@ -12,9 +12,11 @@ _STATES = ["owed", "repaired", "confirmed_empty", "unrepairable"]
 
 
 @click.command("gaps")
-@click.option("--dataset", help="prices, candles-300, candles-3600 or candles-86400; default: all.")
+@click.option("--dataset", help="prices, candles-300, macro-fred, …; default: all.")
 @click.option("--state", "states", multiple=True, type=click.Choice(_STATES))
-@click.option("--symbol", "symbols", multiple=True, help="Ticker or coin id; repeatable.")
+@click.option(
+    "--symbol", "symbols", multiple=True, help="Ticker or coin id; with a dataset of feeds the feed; repeatable."
+)
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 100_000))
 @click.option("--json", "as_json", is_flag=True, help="JSON lines, times in ms.")
 def command(
@@ -22,7 +24,8 @@ def command(
 ) -> None:
     """Show the gap ledger: a summary per dataset, fields that repairs could not give, then ranges, newest first."""
     from ray_app.cli.here import node_settings
-    from ray_app.collection.datasets import DATASETS, PRICES
+    from ray_app.collection.datasets import DATASETS, FEED_DATASETS, PRICES
+    from ray_app.collection.feeds import subject_id
     from ray_app.collection.reports import gap_report, gap_summary
     from ray_app.errors import ConfigError
     from ray_app.storage import queries, registry
@@ -34,9 +37,12 @@ def command(
         require_current(db)
         with db.read() as conn:
             assets = registry.load(conn)
-            ids = [assets.resolve(symbol).asset.asset_id for symbol in symbols] or None
             if dataset is not None and dataset not in DATASETS:
                 raise ConfigError(f"no dataset is called {dataset!r}; there are {', '.join(DATASETS)}")
+            if dataset in FEED_DATASETS:
+                ids = [subject_id(dataset, symbol) for symbol in symbols] or None
+            else:
+                ids = [assets.resolve(symbol).asset.asset_id for symbol in symbols] or None
             summary = [row for row in gap_summary(conn) if dataset in {None, row["dataset"]}]
             repaired, without = queries.repaired_fields(conn) if dataset in {None, PRICES} else (0, {})
             rows = gap_report(conn, assets, dataset=dataset, states=states, asset_ids=ids, limit=limit)

@@ -111,6 +111,67 @@ class AssetRegistryRefresh(_CollectorActor):
     collector = "asset-registry"
 
 
+class MacroFred(_CollectorActor):
+    """FRED's series."""
+
+    collector = "macro-fred"
+
+
+class MacroMarket(_CollectorActor):
+    """Indices, yields, commodities, ETFs, currencies."""
+
+    collector = "macro-market"
+
+
+class CryptoNews(_CollectorActor):
+    """Crypto news."""
+
+    collector = "crypto-news"
+
+
+class StockNews(_CollectorActor):
+    """Business and market news."""
+
+    collector = "stock-news"
+
+
+class SocialReddit(_CollectorActor):
+    """Posts of subreddits."""
+
+    collector = "social-reddit"
+
+
+class SocialX(_CollectorActor):
+    """Posts on X."""
+
+    collector = "social-x"
+
+
+class Onchain(_CollectorActor):
+    """On-chain figures."""
+
+    collector = "onchain"
+
+
+class Derivatives(_CollectorActor):
+    """Funding, open interest, volatility."""
+
+    collector = "derivatives"
+
+
+class FearGreed(_CollectorActor):
+    """The fear and greed index."""
+
+    collector = "fear-greed"
+
+
+#: every collector's actor
+COLLECTOR_ACTORS: tuple[type[_CollectorActor], ...] = (
+    *(CryptoPrices, UnifiedOhlc, AssetRegistryRefresh, MacroFred, MacroMarket, CryptoNews, StockNews),
+    *(SocialReddit, SocialX, Onchain, Derivatives, FearGreed),
+)
+
+
 class EventBus(_Worker):
     """Wakes the readers of the outbox, and publishes to Redis where that is configured. Holds no truth."""
 

@@ -23,7 +23,7 @@ from ray_app.collection.collectors.base import Absences, bounded
 from ray_app.collection.collectors.candles import candles_of
 from ray_app.collection.collectors.prices import PriceCollector
 from ray_app.collection.control import holding
-from ray_app.collection.datasets import DATASETS, LIVE_INTERVALS, PRICES, Plan, interval_of
+from ray_app.collection.datasets import ASSET_DATASETS, LIVE_INTERVALS, PRICES, Plan, interval_of
 from ray_app.collection.expectation import SlotRange, count, newest_first
 from ray_app.collection.runtime import Runtime
 from ray_app.errors import BudgetExhausted, CircuitOpen, ConfigError, LeaseTaken, UpstreamError
@@ -92,9 +92,9 @@ async def backfill(
     default: all. LeaseTaken if another process backfills a dataset; StorageError, ArchiveError as ever. Upstream
     failures are counted, logged and worked around; what stays owed is owed the next time.
     """
-    unknown = [name for name in names if name not in DATASETS]
+    unknown = [name for name in names if name not in ASSET_DATASETS]
     if unknown:
-        raise ConfigError(f"no dataset is called {unknown[0]!r}; there are {', '.join(DATASETS)}")
+        raise ConfigError(f"no dataset is called {unknown[0]!r}; there are {', '.join(ASSET_DATASETS)}")
     holder = holder or f"{socket.gethostname()}-{os.getpid()}"
     done: dict[str, Progress] = {}
     for name in names:
@@ -167,7 +167,7 @@ class _Backfill:
             return plan
         return await runtime.write(lambda conn: datasets.declare(conn, self.dataset, tiers, now))
 
-    async def _survey(self, plan: Plan) -> gaps.Survey:
+    async def _survey(self, plan: Plan) -> gaps.Survey[Asset]:
         now = self.runtime.clock.now_ms()
         since = max(plan.horizon or now, self.start or 0)
         until = self.end

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 from sqlalchemy import Connection
 
@@ -27,7 +27,14 @@ from ray_app.storage.ledger import VENUE
 PRICES = "prices"
 #: candle datasets by interval, seconds
 CANDLES: dict[int, str] = {300: "candles-300", 3_600: "candles-3600", 86_400: "candles-86400"}
-DATASETS: tuple[str, ...] = (PRICES, *CANDLES.values())
+#: datasets with a row per asset and slot
+ASSET_DATASETS: tuple[str, ...] = (PRICES, *CANDLES.values())
+#: datasets of feeds (collection/feeds.py): a slot is stored when an answer covers it
+FEED_DATASETS: tuple[str, ...] = (
+    *("macro-fred", "macro-market", "crypto-news", "stock-news", "social-reddit", "social-x"),
+    *("onchain", "derivatives", "fear-greed", "ticks"),
+)
+DATASETS: tuple[str, ...] = (*ASSET_DATASETS, *FEED_DATASETS)
 
 #: how many intervals back a live poll of candles asks: what one answer of the venue can hold
 LIVE_INTERVALS = 300
@@ -45,15 +52,59 @@ def interval_of(dataset: str) -> int:
     raise ValueError(f"{dataset!r} is not a candle dataset; there are {', '.join(CANDLES.values())}")
 
 
+class Member(Protocol):
+    """Whatever owes slots: an asset, or the subject of a feed."""
+
+    @property
+    def asset_id(self) -> int:
+        """Its number: in the registry, or of a subject's name."""
+
+    @property
+    def symbol(self) -> str:
+        """What it is called."""
+
+    @property
+    def status(self) -> str:
+        """``active``, or why it is not."""
+
+    @property
+    def valid_from(self) -> int | None:
+        """ms; None: for ever."""
+
+    @property
+    def valid_to(self) -> int | None:
+        """ms; None: still."""
+
+    @property
+    def coinbase_product(self) -> str | None:
+        """Its venue's product."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What a feed is about, as a member of its dataset."""
+
+    asset_id: int
+    symbol: str
+    status: str = "active"
+    valid_from: int | None = None
+    valid_to: int | None = None
+    coinbase_product: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Tier:
-    """Assets polled at one schedule, from slot ``valid_from`` (ms) on. ``assets`` None: each that the venue lists."""
+    """Assets polled at one schedule, from slot ``valid_from`` (ms) on. ``assets`` None: each that the venue lists.
+
+    ``subjects``: in a dataset of feeds the names of the numbers in ``assets``.
+    """
 
     schedule: Schedule
     valid_from: int
     assets: frozenset[int] | None = None
+    subjects: tuple[Subject, ...] = ()
 
-    def holds(self, asset: Asset) -> bool:
+    def holds(self, asset: Member) -> bool:
         """Whether the asset is polled in this tier."""
         return asset.coinbase_product is not None if self.assets is None else asset.asset_id in self.assets
 
@@ -96,7 +147,12 @@ class Plan:
         """The next moment (ms) at which a slot of any tier becomes due."""
         return min((tier.schedule.next_due(now) for tier in self.tiers_at(now)), default=None)
 
-    def expected(self, asset: Asset, since: int, now: int) -> list[Expected]:
+    def subjects(self) -> list[Subject]:
+        """Every subject that was ever declared, by name."""
+        found = {s.asset_id: s for version in self.versions for tier in version.tiers for s in tier.subjects}
+        return sorted(found.values(), key=lambda s: s.symbol)
+
+    def expected(self, asset: Member, since: int, now: int) -> list[Expected]:
         """The asset's slots from ``since`` that should be stored by ``now``, per interval in force."""
         found: list[Expected] = []
         lifetime = lifetime_of(asset)
@@ -113,7 +169,7 @@ class Plan:
         return found
 
 
-def lifetime_of(asset: Asset) -> Lifetime | None:
+def lifetime_of(asset: Member) -> Lifetime | None:
     """When the asset can have data; None: never (inactive since nobody knows when)."""
     if asset.status != "active" and asset.valid_to is None:
         return None
@@ -134,6 +190,7 @@ def to_json(tiers: Sequence[Tier]) -> str:
                     "jitter_s": tier.schedule.jitter_s,
                     "valid_from": tier.valid_from,
                     "assets": sorted(tier.assets) if tier.assets is not None else f"venue:{VENUE}",
+                    **({"subjects": {s.asset_id: s.symbol for s in tier.subjects}} if tier.subjects else {}),
                 }
                 for tier in tiers
             ]
@@ -150,6 +207,7 @@ def from_json(dataset: str, definition: str) -> tuple[Tier, ...]:
             Schedule(dataset, int(tier["interval_s"]), float(tier["grace_s"]), float(tier["jitter_s"])),
             int(tier["valid_from"]),
             frozenset(tier["assets"]) if isinstance(tier["assets"], list) else None,
+            tuple(Subject(int(number), name) for number, name in tier.get("subjects", {}).items()),
         )
         for tier in json.loads(definition)["tiers"]
     )
@@ -177,6 +235,8 @@ def declare(conn: Connection, dataset: str, tiers: Sequence[Tier], now: int) -> 
     versions, so that no slot belongs to two; history that the first version expects stays expected.
     """
     plan = load(conn, dataset, lock=True)
+    if not plan.versions and not tiers:
+        return plan
     if not plan.versions:
         records.add_schedule_version(conn, dataset, 1, to_json(tiers), min(t.valid_from for t in tiers))
         return load(conn, dataset)
@@ -185,7 +245,7 @@ def declare(conn: Connection, dataset: str, tiers: Sequence[Tier], now: int) -> 
         return plan
     intervals = [tier.schedule.interval_s for tier in (*last.tiers, *tiers)]
     begins = next_boundary(intervals, max(now, last.valid_from + 1))
-    later = [Tier(t.schedule, begins, t.assets) for t in tiers]
+    later = [replace(t, valid_from=begins) for t in tiers]
     records.add_schedule_version(conn, dataset, last.number + 1, to_json(later), begins)
     return load(conn, dataset)
 

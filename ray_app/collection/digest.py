@@ -15,13 +15,35 @@ from sqlalchemy import Table
 
 from ray_app.assets import AssetRegistry
 from ray_app.collection.archive import ArchivedAt
+from ray_app.collection.polls import poll_rows
 from ray_app.errors import MalformedPayload, RateLimited, UpstreamError, UpstreamRejected, UpstreamUnavailable
 from ray_app.sources import endpoint
 from ray_app.sources.base import Endpoint, Exchange, Parsed, Request, Row
-from ray_app.storage.tables import market_data, ohlc_data, price_data_real
+from ray_app.storage.tables import (
+    collection_polls,
+    crypto_news,
+    derivatives_data,
+    fear_greed,
+    macro_indicators,
+    market_data,
+    ohlc_data,
+    onchain_data,
+    price_data_real,
+    social_posts,
+    stock_news,
+    text_mentions,
+)
 
 #: tables whose rows are written as parsed; ``crypto_assets`` rows go through the registry's reconciliation
-VALUE_TABLES: dict[str, Table] = {table.name: table for table in (price_data_real, ohlc_data, market_data)}
+VALUE_TABLES: dict[str, Table] = {
+    table.name: table
+    for table in (
+        *(price_data_real, ohlc_data, market_data, macro_indicators, onchain_data, derivatives_data, fear_greed),
+        *(crypto_news, stock_news, social_posts),
+    )
+}
+#: tables whose rows follow from an answer and from what the node knows: its registry, its note on the request
+DERIVED_TABLES: dict[str, Table] = {table.name: table for table in (text_mentions, collection_polls)}
 
 #: what a row's key calls its asset
 _IDENTITIES = ("coin_id", "coinbase_product")
@@ -52,10 +74,17 @@ class Digest:
 def digest(exchange: Exchange, at: ArchivedAt, registry: AssetRegistry) -> Digest:
     """Parse the exchange and resolve the upstream's identities to assets."""
     source = endpoint(exchange.request.endpoint)
-    if exchange.status == 304:
-        return Digest("not_modified")
+    provenance = {
+        "fetched_at": exchange.fetched_at,
+        "parser_version": source.parser_version,
+        "payload_hash": at.payload_hash,
+    }
     try:
+        if exchange.status == 304:
+            polls = [row | provenance for row in poll_rows(exchange, None, at.fetch_id)]
+            return Digest("not_modified", rows={collection_polls.name: polls} if polls else {})
         parsed = source.parse(exchange)
+        polls = [row | provenance for row in poll_rows(exchange, parsed, at.fetch_id)]
     except RateLimited as error:
         return Digest("rate_limited", error)
     except UpstreamUnavailable as error:
@@ -64,19 +93,16 @@ def digest(exchange: Exchange, at: ArchivedAt, registry: AssetRegistry) -> Diges
         return Digest("rejected", error)
     except MalformedPayload as error:
         return Digest("malformed", error, dead=_dead_letter(source, exchange, at, error))
-    rows, unknown = _resolved(source, exchange, at, parsed.rows, registry)
+    rows, unknown = _resolved(parsed.rows, provenance, registry)
+    if polls:
+        rows[collection_polls.name] = polls
     return Digest("ok", None, parsed, rows, _quality(source, exchange, at, parsed, unknown), None, tuple(unknown))
 
 
 def _resolved(
-    source: Endpoint, exchange: Exchange, at: ArchivedAt, rows: Iterable[Row], registry: AssetRegistry
+    rows: Iterable[Row], provenance: dict[str, Any], registry: AssetRegistry
 ) -> tuple[dict[str, list[dict[str, Any]]], dict[str, str]]:
     """Rows of the value tables by table; and the identities nobody knows, with the column they came in."""
-    provenance = {
-        "fetched_at": exchange.fetched_at,
-        "parser_version": source.parser_version,
-        "payload_hash": at.payload_hash,
-    }
     found: dict[str, list[dict[str, Any]]] = {}
     unknown: dict[str, str] = {}
     for row in rows:

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from sqlalchemy import Connection
 
-from ray_app.assets import Asset
-from ray_app.collection.datasets import Plan
+from ray_app.collection.datasets import Member, Plan
 from ray_app.collection.expectation import Expected, SlotRange, count, difference, intersect, normal, owed
 from ray_app.storage import ledger
 from ray_app.storage.ledger import LedgerEntry
@@ -26,11 +26,14 @@ STATES = (OWED, REPAIRED, CONFIRMED_EMPTY, UNREPAIRABLE)
 SETTLED = (CONFIRMED_EMPTY, UNREPAIRABLE)
 
 
+M = TypeVar("M", bound=Member)
+
+
 @dataclass(frozen=True, slots=True)
-class AssetSurvey:
+class AssetSurvey(Generic[M]):
     """One asset's slots of one interval: all lists are normal, ``stored`` and ``settled`` within ``expected``."""
 
-    asset: Asset
+    asset: M
     interval_s: int
     expected: list[SlotRange]
     stored: list[SlotRange]
@@ -39,17 +42,17 @@ class AssetSurvey:
 
 
 @dataclass(frozen=True, slots=True)
-class Survey:
+class Survey(Generic[M]):
     """A dataset's slots in ``[since, until)`` that were due at ``now``, asset by asset."""
 
     dataset: str
     since: int
     until: int
     now: int
-    parts: list[AssetSurvey]
+    parts: list[AssetSurvey[M]]
 
     @property
-    def owed(self) -> list[AssetSurvey]:
+    def owed(self) -> list[AssetSurvey[M]]:
         """The parts that owe something."""
         return [part for part in self.parts if part.owed]
 
@@ -64,8 +67,8 @@ class Survey:
 
 
 def survey(
-    conn: Connection, plan: Plan, assets: Iterable[Asset], since: int, now: int, *, until: int | None = None
-) -> Survey:
+    conn: Connection, plan: Plan, assets: Iterable[M], since: int, now: int, *, until: int | None = None
+) -> Survey[M]:
     """Look at slots from ``since`` (before ``until``) that are due at ``now``; reads only that window."""
     wanted = [(asset, part) for asset in assets for part in plan.expected(asset, since, now)]
     if until is not None:
@@ -94,15 +97,15 @@ def survey(
     return Survey(plan.dataset, since, end, now, parts)
 
 
-def never_looked_at(conn: Connection, plan: Plan, assets: Iterable[Asset], now: int) -> list[Asset]:
+def never_looked_at(conn: Connection, plan: Plan, assets: Iterable[M], now: int) -> list[M]:
     """Assets whose first expected slot is neither stored nor in the ledger: nobody has looked at their history."""
-    first: dict[tuple[int, int], list[Asset]] = {}
+    first: dict[tuple[int, int], list[M]] = {}
     for asset in assets:
         expected = plan.expected(asset, plan.horizon or 0, now)
         if expected:
             part = min(expected, key=lambda e: e.range.start)
             first.setdefault((part.range.start, part.interval_s), []).append(asset)
-    unseen: list[Asset] = []
+    unseen: list[M] = []
     for (slot, interval_s), some in first.items():
         ids = [asset.asset_id for asset in some]
         known = set(ledger.stored_ranges(conn, plan.dataset, ids, interval_s, slot, slot + 1))
@@ -116,8 +119,8 @@ def _until(part: Expected, until: int) -> Expected | None:
     return Expected(part.interval_s, SlotRange(part.range.start, end)) if part.range.start < end else None
 
 
-def _by_asset(wanted: Iterable[tuple[Asset, Expected]]) -> dict[tuple[Asset, int], list[SlotRange]]:
-    found: dict[tuple[Asset, int], list[SlotRange]] = {}
+def _by_asset(wanted: Iterable[tuple[M, Expected]]) -> dict[tuple[M, int], list[SlotRange]]:
+    found: dict[tuple[M, int], list[SlotRange]] = {}
     for asset, part in wanted:
         found.setdefault((asset, part.interval_s), []).append(part.range)
     return {key: normal(ranges) for key, ranges in found.items()}
@@ -203,7 +206,7 @@ def _coalesced(entries: Iterable[LedgerEntry]) -> list[LedgerEntry]:
 # --- the ledger in the database -------------------------------------------------------------------------------
 
 
-def record(conn: Connection, seen: Survey, now: int, *, asset_ids: Sequence[int] | None = None) -> int:
+def record(conn: Connection, seen: Survey[M], now: int, *, asset_ids: Sequence[int] | None = None) -> int:
     """Bring the ledger up to date with a survey made in the same transaction; how many rows changed.
 
     ``asset_ids``: the assets the survey was about, if not all.
@@ -229,7 +232,7 @@ def record(conn: Connection, seen: Survey, now: int, *, asset_ids: Sequence[int]
     return ledger.replace(conn, around, after)
 
 
-def revisit(conn: Connection, plan: Plan, assets: Iterable[Asset], before: int, now: int) -> int:
+def revisit(conn: Connection, plan: Plan, assets: Iterable[M], before: int, now: int) -> int:
     """Ranges that begin before ``before`` and have been filled since become repaired; how many rows changed.
 
     :func:`record` looks at a window only, and what was owed longer ago is filled too: by repairs, by a poll that
@@ -237,7 +240,7 @@ def revisit(conn: Connection, plan: Plan, assets: Iterable[Asset], before: int, 
     thousands a day, and nobody asks for them again.
     """
     by_id = {asset.asset_id: asset for asset in assets}
-    ranges: dict[tuple[int, int], list[Asset]] = {}
+    ranges: dict[tuple[int, int], list[M]] = {}
     for entry in ledger.filled(conn, plan.dataset, (OWED, UNREPAIRABLE), before):
         if entry.asset_id in by_id:
             ranges.setdefault((entry.start, entry.end), []).append(by_id[entry.asset_id])

@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from ray_app.assets import Asset, AssetRegistry
 from ray_app.clock import HOUR_MS
 from ray_app.collection import datasets
-from ray_app.collection.datasets import Plan
+from ray_app.collection.datasets import Member, Plan
 from ray_app.collection.expectation import SlotRange, count
 from ray_app.collection.gaps import OWED, survey
 from ray_app.storage import ledger, queries
@@ -38,20 +38,22 @@ def gap_report(
 ) -> list[dict[str, Any]]:
     """Ledger rows, newest gap first.
 
-    Each: dataset, symbol, coin_id, asset_id, start, end (ms), slots, state, reason, detected_at, updated_at. ``slots``
-    counts those of the interval the asset is polled at; None if it is polled no more.
+    Each: dataset, symbol (in a dataset of feeds the feed's subject), coin_id, asset_id, start, end (ms), slots, state,
+    reason, detected_at, updated_at. ``slots`` counts those of the interval the asset is polled at; None if it is polled
+    no more.
     """
     found: list[dict[str, Any]] = []
     for name in [dataset] if dataset is not None else datasets.DATASETS:
         plan = datasets.load(conn, name)
+        members = _members(registry, plan)
         for entry in ledger.entries(conn, name, asset_ids=asset_ids, states=list(states) or None):
-            asset = registry.by_id(entry.asset_id)
+            asset = members.get(entry.asset_id)
             interval_s = _interval_at(plan, asset, entry.start)
             found.append(
                 {
                     "dataset": name,
                     "symbol": asset.symbol if asset is not None else None,
-                    "coin_id": asset.coin_id if asset is not None else None,
+                    "coin_id": asset.coin_id if isinstance(asset, Asset) else None,
                     "asset_id": entry.asset_id,
                     "start": entry.start,
                     "end": entry.end,
@@ -66,7 +68,13 @@ def gap_report(
     return found[:limit]
 
 
-def _interval_at(plan: Plan, asset: Asset | None, ms: int) -> int | None:
+def _members(registry: AssetRegistry, plan: Plan) -> Mapping[int, Member]:
+    """By number: the registry's assets, or the subjects of a dataset of feeds."""
+    found: Sequence[Member] = plan.subjects() if plan.dataset in datasets.FEED_DATASETS else registry.assets
+    return {member.asset_id: member for member in found}
+
+
+def _interval_at(plan: Plan, asset: Member | None, ms: int) -> int | None:
     if asset is None:
         return None
     tiers = (tier for tier in plan.tiers_at(ms) if tier.holds(asset))
@@ -85,7 +93,7 @@ def dataset_report(
     since = plan.horizon if plan.horizon is not None else now
     if window_ms is not None:
         since = max(since, now - window_ms)
-    seen = survey(conn, plan, registry.assets, since, now)
+    seen = survey(conn, plan, _members(registry, plan).values(), since, now)
     wanted, stored, settled, missing = seen.counts()
     assets = [part.asset for part in seen.owed]
     return {
@@ -97,7 +105,7 @@ def dataset_report(
         "missing": missing,
         "assets_with_missing": len(assets),
         "without_venue": sum(1 for asset in registry.active() if asset.coinbase_product is None)
-        if dataset != datasets.PRICES
+        if dataset in datasets.CANDLES.values()
         else 0,
     }
 

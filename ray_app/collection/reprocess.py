@@ -18,30 +18,21 @@ from ray_app.assets import AssetRegistry
 from ray_app.clock import MINUTE_MS
 from ray_app.collection import drift
 from ray_app.collection.archive import Archive
-from ray_app.collection.digest import digest, fetch_row
+from ray_app.collection.digest import DERIVED_TABLES, VALUE_TABLES, digest, fetch_row
 from ray_app.collection.refresh import PRODUCTS, refresh_registry
 from ray_app.collection.store import Item, write_values
 from ray_app.errors import ArchiveError
 from ray_app.storage import records, registry
 from ray_app.storage.engine import Database
-from ray_app.storage.tables import (
-    crypto_assets,
-    data_quality_events,
-    dead_letters,
-    fetches,
-    market_data,
-    ohlc_data,
-    price_data_real,
-)
+from ray_app.storage.tables import crypto_assets, data_quality_events, dead_letters, fetches
 
 log = logging.getLogger(__name__)
 
 #: what a rebuild restores
 REBUILT: tuple[Table, ...] = (
     crypto_assets,
-    price_data_real,
-    ohlc_data,
-    market_data,
+    *VALUE_TABLES.values(),
+    *DERIVED_TABLES.values(),
     fetches,
     data_quality_events,
     dead_letters,

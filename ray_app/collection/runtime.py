@@ -32,6 +32,7 @@ from ray_app.collection.transport import Attempt, Transport
 from ray_app.collection.upstreams import Upstream, build_upstreams, limits_of, refuse_live_upstreams
 from ray_app.errors import LeaseLost, RateLimited
 from ray_app.settings import Settings
+from ray_app.sources import ENDPOINTS
 from ray_app.sources.base import Request
 from ray_app.storage import records, registry
 from ray_app.storage.engine import Database
@@ -40,8 +41,8 @@ from ray_app.storage.migrate import require_current
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-#: endpoints asked with If-None-Match: large lists that rarely change
-CONDITIONAL = (COINS_LIST, PRODUCTS)
+#: endpoints asked with If-None-Match: large lists that rarely change, and feeds
+CONDITIONAL = (COINS_LIST, PRODUCTS, *(name for name, endpoint in ENDPOINTS.items() if endpoint.conditional))
 #: wall seconds in which close() gives unused budget back
 _CLOSE_S = 0.5
 

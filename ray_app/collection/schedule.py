@@ -20,7 +20,7 @@ class Schedule:
     ``jitter_s`` spreads the polls of different schedules: slot by slot a fixed delay in ``[0, jitter_s)`` that
     every process computes alike (a hash of dataset and slot), so that a restart or a second supervisor never
     moves a due time. ``anchor`` says whether a slot is due from its start ("start") or after its end ("close"); None
-    takes "start" for ``prices`` and "close" for ``candles-…``.
+    takes "close" for ``candles-…`` and "start" for every other dataset.
     """
 
     dataset: str
@@ -33,9 +33,7 @@ class Schedule:
         if self.interval_s < 1 or self.grace_s < 0 or not 0 <= self.jitter_s < self.interval_s:
             raise ValueError(f"{self}: needs interval_s >= 1, grace_s >= 0 and 0 <= jitter_s < interval_s")
         if self.anchor is None:
-            if not self.dataset.startswith(("prices", "candles")):
-                raise ValueError(f"{self}: anchor must be given for a dataset of this name")
-            object.__setattr__(self, "anchor", "start" if self.dataset.startswith("prices") else "close")
+            object.__setattr__(self, "anchor", "close" if self.dataset.startswith("candles") else "start")
 
     @property
     def interval_ms(self) -> int:

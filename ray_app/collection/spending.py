@@ -7,6 +7,7 @@ last said of the key; the price collector makes it under its lease, and everybod
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import asdict, dataclass, replace
 
 from sqlalchemy import Connection
@@ -18,6 +19,7 @@ from ray_app.collection.datasets import CANDLES, wanted_price_intervals
 from ray_app.collection.planner import Decision, Forecast, Work, stretched
 from ray_app.collection.upstreams import FREE_PLANS, coingecko_plan
 from ray_app.settings import Settings
+from ray_app.sources import ENDPOINTS
 from ray_app.storage import records
 
 ACCOUNT = "coingecko"
@@ -153,7 +155,7 @@ def outlook(
 ) -> Outlook:
     """Where the account's month is heading, from what is declared and what is spent."""
     if account != ACCOUNT:
-        works = _venue(registry) if account == "coinbase" else []
+        works = _venue(registry) if account == "coinbase" else _feeds(account, settings, registry)
         return Outlook(planner.forecast(account, limits.monthly, spent, now, planner.decide(works, limits, spent, now)))
     decision = in_force(conn, len(registry.active()), settings, limits, spent, now)
     _, usage = _stored(conn, settings)
@@ -169,6 +171,17 @@ def _venue(registry: AssetRegistry) -> list[Work]:
     products = sum(1 for asset in registry.active() if asset.coinbase_product is not None)
     works = [Work(name, Priority.TOP, products, (interval_s,)) for interval_s, name in CANDLES.items()]
     return [*works, Work("products", Priority.REGISTRY, 1, (_DAY_S,))]
+
+
+def _feeds(account: str, settings: Settings, registry: AssetRegistry) -> list[Work]:
+    """What the feeds of the account ask for: of each dataset and interval the first page of every feed."""
+    from ray_app.collection.catalogue import CATALOGUE
+
+    asked: Counter[tuple[str, int]] = Counter()
+    for dataset, feeds in CATALOGUE.items():
+        asked.update((dataset, feed.interval_s) for feed in feeds(settings, registry) if feed.account == account)
+    cost = max((one.cost for one in ENDPOINTS.values() if one.account == account), default=1)
+    return [Work(dataset, Priority.REST, count * cost, (every,)) for (dataset, every), count in sorted(asked.items())]
 
 
 def _remarks(limits: Limits, usage: KeyUsage | None) -> list[str]:

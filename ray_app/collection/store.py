@@ -15,7 +15,7 @@ from sqlalchemy import Connection, select
 
 from ray_app.assets import AssetRegistry
 from ray_app.collection.archive import ArchivedAt
-from ray_app.collection.digest import VALUE_TABLES, Digest, fetch_row
+from ray_app.collection.digest import DERIVED_TABLES, VALUE_TABLES, Digest, fetch_row
 from ray_app.sources.base import Exchange
 from ray_app.storage import outbox, queries, records
 from ray_app.storage.tables import ORDER_COLUMNS, price_data_real
@@ -66,7 +66,7 @@ def write(conn: Connection, items: Sequence[Item], registry: AssetRegistry, now_
 def write_values(conn: Connection, items: Sequence[Item]) -> int:
     """Values, quality events and dead letters of the items; how many rows of value tables changed."""
     changed = 0
-    for name, table in VALUE_TABLES.items():
+    for name, table in (VALUE_TABLES | DERIVED_TABLES).items():
         rows = [row for item in items for row in item.found.rows.get(name, ())]
         for start in range(0, len(rows), _CHUNK):
             changed += guarded_upsert(conn, table, rows[start : start + _CHUNK])
@@ -76,10 +76,9 @@ def write_values(conn: Connection, items: Sequence[Item]) -> int:
 
 
 def newest_event(items: Sequence[Item]) -> int | None:
-    """The newest event time (ms) among the values of the items: of candles their close."""
-    return max(
-        (row["event_version"] for item in items for rows in item.found.rows.values() for row in rows), default=None
-    )
+    """The newest event time (ms) among the values of the items: of candles their close, of texts their date."""
+    values = (row for item in items for name, rows in item.found.rows.items() if name in VALUE_TABLES for row in rows)
+    return max((row.get("published_at") or row["event_version"] for row in values), default=None)
 
 
 def price_events(conn: Connection, rows: Sequence[dict[str, Any]], registry: AssetRegistry) -> list[bytes]:

@@ -19,8 +19,10 @@ import ray
 from pydantic import SecretStr
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError
 
-from ray_app.collection.actors import EVENT_BUS, AssetRegistryRefresh, CryptoPrices, EventBus, UnifiedOhlc
+from ray_app.collection.actors import COLLECTOR_ACTORS, EVENT_BUS, EventBus
+from ray_app.collection.collectors import COLLECTORS
 from ray_app.collection.supervision import Watch
+from ray_app.collection.upstreams import build_upstreams
 from ray_app.errors import CryptoDataError
 from ray_app.settings import Settings
 
@@ -61,9 +63,13 @@ def digest_of(settings: Settings) -> str:
 
 
 def children_of(settings: Settings) -> list[Child]:
-    """The actors of a node. Their names hold the digest, so a new version never takes an old actor for its own."""
+    """The actors of a node. Their names hold the digest, so a new version never takes an old actor for its own.
+
+    A collector that has nobody to ask, for want of a key, has no actor.
+    """
     digest = digest_of(settings)
-    kinds = (CryptoPrices, UnifiedOhlc, AssetRegistryRefresh)
+    upstreams = build_upstreams(settings)
+    kinds = [kind for kind in COLLECTOR_ACTORS if COLLECTORS[kind.collector].off(settings, upstreams) is None]
     return [
         Child(EVENT_BUS, EventBus),
         *(Child(f"{PREFIX}{kind.collector}:{digest}", kind) for kind in kinds),

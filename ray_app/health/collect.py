@@ -21,7 +21,7 @@ from ray_app.clock import DAY_MS, HOUR_MS, MINUTE_MS, Clock, to_ms
 from ray_app.collection import budget_rules, datasets, spending
 from ray_app.collection.budget_ledger import DatabaseLedger
 from ray_app.collection.collectors import COLLECTORS
-from ray_app.collection.datasets import Plan
+from ray_app.collection.datasets import Member, Plan
 from ray_app.collection.expectation import SlotRange, count, difference, intersect, union
 from ray_app.collection.gaps import AssetSurvey, survey
 from ray_app.collection.upstreams import build_upstreams
@@ -49,6 +49,8 @@ GRACE_MS: dict[str, int] = {
     "candles-3600": 10 * MINUTE_MS,
     "candles-86400": 30 * MINUTE_MS,
 }
+#: feeds share their accounts' budgets, and pause as they are told
+FEED_GRACE_MS = 20 * MINUTE_MS
 #: the newest value of an asset is stale when it is older than this many of its intervals
 STALE_INTERVALS = 3
 #: how late a pass may be before the loop counts as dead, at least
@@ -78,7 +80,7 @@ def collect_evidence(
     try:
         with db.read() as conn:
             known, plans = _registry(conn), {name: datasets.load(conn, name) for name in datasets.DATASETS}
-            collectors = tuple(collector_evidence(conn, known, plans, now))
+            collectors = tuple(collector_evidence(conn, known, plans, settings, now))
             letters = health_queries.dead_letters_since(conn, now - DAY_MS)
             doubts = health_queries.quality_events_since(conn, now - DAY_MS)
         accounts = tuple(_accounts(db, settings, collectors, known, breakers or {}, now))
@@ -129,11 +131,12 @@ def _registry(conn: Connection) -> AssetRegistry:
 
 
 def collector_evidence(
-    conn: Connection, known: AssetRegistry, plans: Mapping[str, Plan], now: int
+    conn: Connection, known: AssetRegistry, plans: Mapping[str, Plan], settings: Settings, now: int
 ) -> Iterable[CollectorEvidence]:
     """One for each collector the node has, whether it ever ran or not."""
     runs = {row["collector"]: row for row in queries.collector_runs(conn)}
     held = health_queries.leases(conn)
+    upstreams = build_upstreams(settings)
     for name, kind in COLLECTORS.items():
         run = runs.get(name, {})
         sets = tuple(dataset_evidence(conn, known, plans[dataset], now) for dataset in kind.datasets)
@@ -148,6 +151,7 @@ def collector_evidence(
             patience_ms=_patience([plans[dataset] for dataset in kind.datasets]),
             last_error=run.get("last_error"),
             last_error_at=run.get("last_error_at"),
+            off=kind.off(settings, upstreams),
         )
 
 
@@ -173,11 +177,12 @@ def _patience(plans: Sequence[Plan]) -> int:
 
 def dataset_evidence(conn: Connection, known: AssetRegistry, plan: Plan, now: int) -> DatasetEvidence:
     """Slots and staleness of a dataset as of ``now``, asset by asset."""
-    grace = GRACE_MS[plan.dataset]
+    grace = GRACE_MS.get(plan.dataset, FEED_GRACE_MS)
     as_of = now - grace
     longest = max(plan.intervals, default=0) * 1_000
     since = as_of - max(DAY_MS + longest, (STALE_INTERVALS + 1) * longest)
-    parts = survey(conn, plan, known.assets, since, as_of).parts
+    members: Sequence[Member] = plan.subjects() if plan.dataset in datasets.FEED_DATASETS else known.assets
+    parts = survey(conn, plan, members, since, as_of).parts
     events = _event_times(conn, plan.dataset, parts)
     stale, stale_since = _stale(plan.dataset, parts, events, now)
     owed = [r.start for part in parts for r in _within(plan.dataset, part.owed, part.interval_s, as_of, DAY_MS)]
@@ -202,7 +207,7 @@ def _first_due(plan: Plan, grace: int) -> int | None:
 
 def _lag_ms(dataset: str, interval_s: int) -> int:
     """How long after its start a slot can be had: a price at once, a candle when it has closed."""
-    return 0 if dataset == datasets.PRICES else interval_s * 1_000
+    return interval_s * 1_000 if dataset in datasets.CANDLES.values() else 0
 
 
 def _within(dataset: str, ranges: Sequence[SlotRange], interval_s: int, as_of: int, window_ms: int) -> list[SlotRange]:
@@ -210,7 +215,7 @@ def _within(dataset: str, ranges: Sequence[SlotRange], interval_s: int, as_of: i
     return intersect(ranges, [SlotRange(as_of - window_ms - _lag_ms(dataset, interval_s), as_of)])
 
 
-def _slots(dataset: str, parts: Sequence[AssetSurvey], as_of: int, window_ms: int) -> Slots:
+def _slots(dataset: str, parts: Sequence[AssetSurvey[Any]], as_of: int, window_ms: int) -> Slots:
     """Summed over the assets. Most have the same ranges, so each distinct set of ranges is counted once."""
     alike = Counter((p.interval_s, tuple(p.expected), tuple(p.stored), tuple(p.settled)) for p in parts)
     expected = received = settled = 0
@@ -222,7 +227,7 @@ def _slots(dataset: str, parts: Sequence[AssetSurvey], as_of: int, window_ms: in
     return Slots(expected, received, settled)
 
 
-def _event_times(conn: Connection, dataset: str, parts: Sequence[AssetSurvey]) -> dict[int, int]:
+def _event_times(conn: Connection, dataset: str, parts: Sequence[AssetSurvey[Any]]) -> dict[int, int]:
     """Per asset, the event time of its newest value: the upstream's own for prices, the close for candles."""
     if dataset == datasets.PRICES:
         return health_queries.price_event_times(conn)
@@ -233,7 +238,9 @@ def _event_times(conn: Connection, dataset: str, parts: Sequence[AssetSurvey]) -
     return newest
 
 
-def _stale(dataset: str, parts: Sequence[AssetSurvey], events: Mapping[int, int], now: int) -> tuple[int, int | None]:
+def _stale(
+    dataset: str, parts: Sequence[AssetSurvey[Any]], events: Mapping[int, int], now: int
+) -> tuple[int, int | None]:
     """How many assets' newest value is too old, and since when the first of them is.
 
     A bar that the venue is known not to have (no trade) is as good as one that is stored.
@@ -247,7 +254,7 @@ def _stale(dataset: str, parts: Sequence[AssetSurvey], events: Mapping[int, int]
             covered[asset_id] = max(covered.get(asset_id, 0), known[-1].end)
     count_stale, since = 0, None
     for asset_id, interval_s in intervals.items():
-        cap = STALE_INTERVALS * interval_s * 1_000 + GRACE_MS[dataset]
+        cap = STALE_INTERVALS * interval_s * 1_000 + GRACE_MS.get(dataset, FEED_GRACE_MS)
         newest = max((m for m in (events.get(asset_id), covered.get(asset_id)) if m is not None), default=None)
         if newest is None:
             count_stale += 1

@@ -60,6 +60,8 @@ class CollectorEvidence:
     patience_ms: int
     last_error: str | None = None  # text: for the master key only
     last_error_at: int | None = None
+    #: why it has nobody to ask, and what to do; None: it has
+    off: str | None = None
 
     @property
     def running_since(self) -> int | None:

@@ -81,6 +81,9 @@ def _collectors(status: NodeStatus) -> Iterator[str]:
     )
     now = ms_of(status.node_time)
     for row in status.collectors:
+        if row["state"] != "active":
+            yield _line("", f"{row['collector']:<22} {row['state']}")
+            continue
         yield _line(
             "",
             f"{row['collector']:<22} {row['expected']:>8} {row['received']:>8} {row['settled']:>6} {row['missing']:>7}"

@@ -5,29 +5,23 @@ from __future__ import annotations
 import re
 import threading
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from ray_app.clock import Clock, iso
 from ray_app.collection import spending
 from ray_app.collection.budget_ledger import DatabaseLedger
 from ray_app.collection.budget_rules import month_of
-from ray_app.collection.collectors import COLLECTORS
+from ray_app.collection.collectors import COLLECTORS, Collector
 from ray_app.collection.reports import collector_report
 from ray_app.collection.spending import Outlook
-from ray_app.collection.upstreams import build_upstreams
+from ray_app.collection.upstreams import Upstream, build_upstreams
 from ray_app.serving.prices_board import RegistryProvider
 from ray_app.settings import Settings
 from ray_app.storage.engine import Database
 
 #: wall seconds a report is used again: it looks at a day of slots of every asset
 KEEP_S = 5.0
-
-#: whose budget each collector spends
-ACCOUNTS: dict[str, tuple[str, ...]] = {
-    "crypto-prices": ("coingecko", "coinbase", "coinbase-v2"),
-    "unified-ohlc": ("coinbase",),
-    "asset-registry": ("coingecko", "coinbase"),
-}
 
 _PRIVATE = re.compile(
     r"""\b[a-z][a-z0-9+.-]*://\S+          # addresses
@@ -76,18 +70,26 @@ class StoredStats:
                 name: spending.outlook(conn, name, registry, self._settings, one.limits, spent[name], now)
                 for name, one in upstreams.items()
             }
-        return [_show(row, [outlooks[account] for account in ACCOUNTS.get(row["collector"], ())]) for row in rows]
+        return [_show(row, COLLECTORS[row["collector"]], self._settings, upstreams, outlooks) for row in rows]
 
 
 _TIMES = ("last_event_time", "last_started_at", "last_success_at", "last_error_at", "next_run_at")
 
 
-def _show(row: dict[str, Any], outlooks: list[Outlook]) -> dict[str, Any]:
+def _show(
+    row: dict[str, Any],
+    kind: type[Collector],
+    settings: Settings,
+    upstreams: Mapping[str, Upstream],
+    outlooks: Mapping[str, Outlook],
+) -> dict[str, Any]:
     return row | {
+        "state": kind.off(settings, upstreams) or "active",
+        "disabled": {name: said for name in kind.accounts if (said := upstreams[name].disabled) is not None},
         **{name: _time(row[name]) for name in _TIMES},
         "last_error": public_text(row["last_error"]),
         "datasets": [part | {"since": iso(part["since"])} for part in row["datasets"]],
-        "quota": [_quota(outlook) for outlook in outlooks],
+        "quota": [_quota(outlooks[name]) for name in kind.accounts],
     }
 
 

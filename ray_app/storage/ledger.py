@@ -1,6 +1,7 @@
 """What is stored and what is known to be missing, as ranges of slots. Times in ms, ranges half open.
 
-A **dataset** is ``prices`` (price_data_real) or ``candles-<seconds>`` (ohlc_data of the venue ``coinbase``).
+A **dataset** is ``prices`` (price_data_real), ``candles-<seconds>`` (ohlc_data of the venue ``coinbase``), or one of
+feeds, whose slots are those that an answer covers (collection_polls).
 """
 
 from __future__ import annotations
@@ -10,8 +11,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, insert, or_, select
 
-from ray_app.errors import StorageError
-from ray_app.storage.tables import collection_gaps, ohlc_data, price_data_real
+from ray_app.storage.tables import collection_gaps, collection_polls, ohlc_data, price_data_real
 
 VENUE = "coinbase"
 _IN_LIST = 1_000
@@ -41,7 +41,20 @@ def _source(dataset: str) -> tuple[Any, ColumnElement[int], list[ColumnElement[b
             columns.open_time,
             [columns.venue == VENUE, columns.interval_s == int(dataset.removeprefix("candles-"))],
         )
-    raise StorageError(f"no dataset is called {dataset!r}; there are prices and candles-<seconds>")
+    polls = collection_polls.c
+    return polls.subject_id, polls.slot, [polls.dataset == dataset]
+
+
+def newest_covered(conn: Connection, dataset: str, subject_ids: Iterable[int]) -> dict[int, int]:
+    """The newest slot of each subject that an answer covers, ms; without any: no entry. One seek in the key each."""
+    columns = collection_polls.c
+    found: dict[int, int] = {}
+    for subject_id in subject_ids:
+        query = select(columns.slot).where(columns.dataset == dataset, columns.subject_id == subject_id)
+        slot = conn.scalar(query.order_by(columns.slot.desc()).limit(1))
+        if slot is not None:
+            found[subject_id] = slot
+    return found
 
 
 def stored_ranges(

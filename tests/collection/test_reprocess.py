@@ -57,7 +57,7 @@ async def test_rebuilt_tables_are_identical_with_equal_hashes_and_every_value_is
                     assert conn.scalar(select(func.count()).select_from(tables.data_quality_events)) > 0
                 seen = await asyncio.to_thread(verify.verify, archive, db, now_ms=START + 2 * DAY)
                 assert seen.ok, seen.problems
-                assert seen.stored["price_data_real"] > 40
+                assert seen.stored["price_data_real"] > 20
                 assert seen.stored["ohlc_data"] > 2_000
                 for name in verify.TIME_COLUMNS:
                     table = tables.metadata.tables[name]

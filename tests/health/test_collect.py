@@ -15,6 +15,7 @@ from sqlalchemy import insert, update
 from ray_app.assets import AssetRegistry
 from ray_app.clock import DAY_MS, HOUR_MS, MINUTE_MS, ManualClock
 from ray_app.collection import datasets
+from ray_app.collection.collectors.everything import FEED_COLLECTORS
 from ray_app.collection.lease import LeaseKeeper
 from ray_app.collection.schedule import Schedule
 from ray_app.errors import CircuitOpen, StorageError
@@ -38,7 +39,8 @@ IDS = [asset.asset_id for asset in ASSETS]
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    found = Settings(_env_file=None, DATA_DIR=tmp_path)
+    # the collectors of feeds have evidence of the same kind, and tests of their own
+    found = Settings(_env_file=None, DATA_DIR=tmp_path, collectors_off=tuple(kind.name for kind in FEED_COLLECTORS))
     found.archive_dir.mkdir(parents=True)
     return found
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from ray_app.collection.collectors.base import Collector, PollResult
 from ray_app.collection.collectors.candles import CandleCollector
+from ray_app.collection.collectors.everything import FEED_COLLECTORS
 from ray_app.collection.collectors.prices import PriceCollector
 from ray_app.collection.collectors.registry import RegistryCollector
 from ray_app.errors import ConfigError
 
 #: every collector by name, in the order they are shown
-COLLECTORS: dict[str, type[Collector]] = {c.name: c for c in (PriceCollector, CandleCollector, RegistryCollector)}
+_KINDS: tuple[type[Collector], ...] = (PriceCollector, CandleCollector, RegistryCollector, *FEED_COLLECTORS)
+COLLECTORS: dict[str, type[Collector]] = {kind.name: kind for kind in _KINDS}
 
 
 def collector(name: str) -> type[Collector]:

@@ -9,18 +9,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, TypeVar
 
 from sqlalchemy import Connection
 
-from ray_app.assets import Asset
 from ray_app.collection import datasets, gaps
-from ray_app.collection.datasets import Plan, Tier
+from ray_app.collection.datasets import Member, Plan, Tier
 from ray_app.collection.expectation import SlotRange, difference, intersect, union
 from ray_app.collection.runtime import Runtime
+from ray_app.collection.upstreams import Upstream
 from ray_app.errors import BudgetExhausted, CircuitOpen, RateLimited, UpstreamError, UpstreamRejected
+from ray_app.settings import Settings
 from ray_app.sources.base import Parsed
 from ray_app.storage import records
 
@@ -74,11 +75,23 @@ class Collector(ABC):
     """One collector, working with one runtime. Used from one event loop, while the runtime's lease is held."""
 
     name: ClassVar[str]
+    #: whose budgets it spends
+    accounts: ClassVar[tuple[str, ...]]
     #: datasets whose expectation and gaps are this collector's
     datasets: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
+
+    @classmethod
+    def off(cls, settings: Settings, upstreams: Mapping[str, Upstream]) -> str | None:
+        """Why it does not run: it is not to, or it has nobody to ask (and what to do about it). None: it runs."""
+        if cls.name in settings.collectors_off:
+            return "disabled: named in COLLECTORS_OFF"
+        reasons = [upstreams[account].disabled for account in cls.accounts]
+        if not reasons or any(reason is None for reason in reasons):
+            return None
+        return "disabled: " + "; ".join(sorted({str(reason).removeprefix("disabled: ") for reason in reasons}))
 
     # --- what the runner calls ---
 
@@ -101,7 +114,7 @@ class Collector(ABC):
 
 
 class SlotCollector(Collector):
-    """A collector whose datasets owe a row per asset and slot: it declares their schedules and keeps their gaps."""
+    """A collector whose datasets owe slots: it declares their schedules and keeps their gaps."""
 
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(runtime)
@@ -113,13 +126,18 @@ class SlotCollector(Collector):
     def tiers(self, conn: Connection, dataset: str, now: int) -> list[Tier]:
         """The schedule the settings and the registry ask for; called in the transaction that declares it."""
 
+    def members(self, plan: Plan) -> Sequence[Member]:  # noqa: ARG002 - what a dataset of feeds goes by
+        """Who owes slots of the dataset: every asset."""
+        return self.runtime.registry.assets
+
     async def prepare(self) -> None:
         """Declare the schedules."""
         now = self.runtime.clock.now_ms()
 
         def declare(conn: Connection) -> dict[str, Plan]:
             wanted = {dataset: self.tiers(conn, dataset, now) for dataset in self.datasets}
-            return {name: datasets.declare(conn, name, tiers, now) for name, tiers in wanted.items() if tiers}
+            plans = {name: datasets.declare(conn, name, tiers, now) for name, tiers in wanted.items()}
+            return {name: plan for name, plan in plans.items() if plan.versions}
 
         self.plans = await self.runtime.write(declare)
 
@@ -133,7 +151,7 @@ class SlotCollector(Collector):
         now = self.runtime.clock.now_ms()
         for dataset, plan in self.plans.items():
             since = await self._since(plan, now)
-            assets = self.runtime.registry.assets
+            assets = self.members(plan)
             venues = _venues(assets)
             before = self._venues.get(dataset)
 
@@ -141,7 +159,7 @@ class SlotCollector(Collector):
                 conn: Connection,
                 plan: Plan = plan,
                 since: int = since,
-                assets: Sequence[Asset] = assets,
+                assets: Sequence[Member] = assets,
                 before: dict[int, str | None] | None = before,
             ) -> None:
                 datasets.load(conn, plan.dataset, lock=True)
@@ -165,13 +183,13 @@ class SlotCollector(Collector):
         return min(now, last) - LOOK_BACK_MS
 
 
-def _venues(assets: Iterable[Asset]) -> dict[int, str | None]:
+def _venues(assets: Iterable[Member]) -> dict[int, str | None]:
     return {asset.asset_id: asset.coinbase_product for asset in assets}
 
 
 def _newcomers(
-    conn: Connection, plan: Plan, assets: Sequence[Asset], before: dict[int, str | None] | None, due: int
-) -> list[Asset]:
+    conn: Connection, plan: Plan, assets: Sequence[Member], before: dict[int, str | None] | None, due: int
+) -> list[Member]:
     """Assets whose history the ledger may not know: never looked at, or with another venue than ``before``."""
     if before == _venues(assets):
         return []

@@ -38,6 +38,7 @@ class CandleCollector(SlotCollector):
     """Candles of the venue, three intervals."""
 
     name: ClassVar[str] = "unified-ohlc"
+    accounts: ClassVar[tuple[str, ...]] = ("coinbase",)
     datasets: ClassVar[tuple[str, ...]] = tuple(CANDLES.values())
 
     def __init__(self, runtime: Runtime) -> None:

@@ -69,6 +69,7 @@ class PriceCollector(SlotCollector):
     """Prices of all active assets, by tier."""
 
     name: ClassVar[str] = "crypto-prices"
+    accounts: ClassVar[tuple[str, ...]] = ("coingecko", "coinbase", "coinbase-v2")
     datasets: ClassVar[tuple[str, ...]] = (PRICES,)
 
     def __init__(self, runtime: Runtime) -> None:
@@ -192,7 +193,7 @@ class PriceCollector(SlotCollector):
         if await self.repair_all(seen):
             await self.track()
 
-    async def repair_all(self, seen: gaps.Survey) -> int:
+    async def repair_all(self, seen: gaps.Survey[Asset]) -> int:
         """Work off what a survey says is owed, newest first; how many requests that took."""
         pieces = await self._pieces(seen, self.runtime.clock.now_ms())
         if pieces:
@@ -200,7 +201,7 @@ class PriceCollector(SlotCollector):
         await bounded(REPAIRS, (partial(self._repair_one, piece) for piece in pieces))
         return len(pieces)
 
-    async def _pieces(self, seen: gaps.Survey, now: int) -> list[Piece]:
+    async def _pieces(self, seen: gaps.Survey[Asset], now: int) -> list[Piece]:
         """The requests that can repair what is owed, newest first; marks what none can."""
         pieces: list[Piece] = []
         for part in seen.owed:

@@ -52,6 +52,7 @@ class RegistryCollector(Collector):
     """Coins list, products, the global figures, the key's usage."""
 
     name: ClassVar[str] = "asset-registry"
+    accounts: ClassVar[tuple[str, ...]] = ("coingecko", "coinbase")
 
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(runtime)

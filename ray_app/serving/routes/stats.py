@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from ray_app.clock import iso
-from ray_app.collection.datasets import DATASETS
+from ray_app.collection.datasets import DATASETS, FEED_DATASETS, load
+from ray_app.collection.feeds import subject_id
 from ray_app.serving.deps import GatewayDeps
 from ray_app.serving.keys import Level
 from ray_app.serving.problems import Problem
@@ -28,7 +29,12 @@ from ray_app.storage import queries
 router = APIRouter(prefix="/api/v1/stats", tags=["stats"], dependencies=[Depends(requires(Level.readonly))])
 
 State = Literal["owed", "repaired", "confirmed_empty", "unrepairable"]
-Dataset = Literal["prices", "candles-300", "candles-3600", "candles-86400"]
+# fmt: off
+Dataset = Literal[
+    "prices", "candles-300", "candles-3600", "candles-86400", "macro-fred", "macro-market", "crypto-news", "stock-news",
+    "social-reddit", "social-x", "onchain", "derivatives", "fear-greed", "ticks",
+]
+# fmt: on
 
 
 @router.get("/collectors", summary="How each collector fares")
@@ -51,21 +57,26 @@ async def gaps(
     cursor: CursorParam = None,
 ) -> Response:
     """Ranges that were expected and not there when looked for: `owed` (asked for again), `repaired`,
-    `confirmed_empty` (the venue had no trade) or `unrepairable` (with the reason). `start` is the first slot, `end`
-    the first after the range. `summary` counts all of them per dataset and state. `repaired_prices` says of the price
-    slots that were repaired how many they are, and per field in how many it stays NULL: history does not give it.
+    `confirmed_empty` (the venue had no trade) or `unrepairable` (with the reason). `symbol` of a feed is its name.
+    `start` is the first slot, `end` the first after the range. `summary` counts all of them per dataset and state.
+    `repaired_prices` says of the price slots that were repaired how many they are, and per field in how many it stays
+    NULL: history does not give it.
     """  # noqa: D205 - shown as one paragraph in OpenAPI
-    asset_id = deps.registry.current.resolve(symbol).asset.asset_id if symbol is not None else None
+    asset_id: int | None = None
+    if symbol is not None and dataset in FEED_DATASETS:
+        asset_id = subject_id(dataset, symbol)
+    elif symbol is not None:
+        asset_id = deps.registry.current.resolve(symbol).asset.asset_id
     position = decode_cursor(cursor, dataset=str, asset=int, start=int) if cursor is not None else None
     if position is not None and position["dataset"] not in DATASETS:
         raise Problem("VALIDATION_ERROR", "cursor: not one this API gave out; start again without it")
     names: list[str] = [dataset] if dataset is not None else list(DATASETS)
-    rows, summary, repaired = await asyncio.to_thread(_read, deps, names, state, asset_id, position, limit + 1)
+    rows, summary, repaired, feeds = await asyncio.to_thread(_read, deps, names, state, asset_id, position, limit + 1)
     next_cursor = None
     if len(rows) > limit:
         last = rows[limit - 1]
         next_cursor = encode_cursor({"dataset": last["dataset"], "asset": last["asset_id"], "start": last["start"]})
-    page = [_show(deps, row) for row in rows[:limit]]
+    page = [_show(deps, row, feeds) for row in rows[:limit]]
     now_ms = deps.clock.now_ms()
     body = dumps(
         {
@@ -98,7 +109,7 @@ def _read(
     asset_id: int | None,
     position: dict[str, Any] | None,
     limit: int,
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]], tuple[int, dict[str, int]]]:
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], tuple[int, dict[str, int]], dict[int, str]]:
     after = None
     if position is not None:
         datasets = datasets[datasets.index(position["dataset"]) :] if position["dataset"] in datasets else []
@@ -111,14 +122,17 @@ def _read(
                 missing = limit - len(rows)
                 rows += queries.gaps(conn, dataset, states=states, asset_id=asset_id, after=after, limit=missing)
             after = None
-        return rows, queries.gap_counts(conn), queries.repaired_fields(conn)
+        polled = {row["dataset"] for row in rows} & set(FEED_DATASETS)
+        feeds = {s.asset_id: s.symbol for name in polled for s in load(conn, name).subjects()}
+        return rows, queries.gap_counts(conn), queries.repaired_fields(conn), feeds
 
 
-def _show(deps: GatewayDeps, row: dict[str, Any]) -> dict[str, Any]:
-    asset = deps.registry.current.by_id(row["asset_id"])
+def _show(deps: GatewayDeps, row: dict[str, Any], feeds: dict[int, str]) -> dict[str, Any]:
+    of_feed = row["dataset"] in FEED_DATASETS
+    asset = None if of_feed else deps.registry.current.by_id(row["asset_id"])
     return {
         "dataset": row["dataset"],
-        "symbol": asset.symbol if asset is not None else None,
+        "symbol": feeds.get(row["asset_id"]) if of_feed else asset.symbol if asset is not None else None,
         "coin_id": asset.coin_id if asset is not None else None,
         "start": iso(row["start"]),
         "end": iso(row["end"]),
