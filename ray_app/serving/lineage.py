@@ -99,7 +99,7 @@ def lineage(conn: Connection, archive_dir: Path, table: Table, row: dict[str, An
         "order": {str(name): row[name] for name in order_columns(table)},
         "fetch": _show(fetch) if fetch is not None else None,
         "payload_hash": row["payload_hash"],
-        "archive": _archived(archive_dir, fetch, row["payload_hash"]),
+        "archive": _archived(conn, archive_dir, fetch, row["payload_hash"]),
         "parser": {"then": row["parser_version"], "now": known.parser_version if known is not None else None},
         "verify": f"crypto-data verify --table {table.name} --key '{key}'",
     }
@@ -128,10 +128,13 @@ def _show(fetch: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _archived(archive_dir: Path, fetch: dict[str, Any] | None, payload_hash: str) -> dict[str, Any]:
-    """Whether the archive has the body still; ``why`` not."""
+def _archived(conn: Connection, archive_dir: Path, fetch: dict[str, Any] | None, payload_hash: str) -> dict[str, Any]:
+    """Whether the archive has the body still; ``why`` not: deleted on purpose, as its tombstone says, or lost."""
     if fetch is None:
         return {"has_it": False, "why": "no archived answer has this payload hash and time"}
+    gone = evidence_queries.purged(conn, fetch["segment"])
+    if gone is not None:
+        return {"has_it": False, "why": f"deleted {iso(gone['purged_at'])}: {public_text(gone['reason'])}"}
     if not archive_dir.is_dir():
         return {"has_it": None, "why": "the archive is not on this machine; ask where the collectors run"}
     try:

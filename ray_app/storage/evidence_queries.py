@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Select, Table, and_, func, or_, select
 
 from ray_app.storage import source_queries
 from ray_app.storage.tables import (
+    archive_tombstones,
     crypto_assets,
     crypto_news,
     data_quality_events,
@@ -250,6 +251,13 @@ def fetch_of(conn: Connection, payload_hash: str, fetched_at: int) -> Record | N
     columns = fetches.c
     query = select(fetches).where(columns.payload_hash == payload_hash, columns.fetched_at == fetched_at)
     found = conn.execute(query.order_by(columns.fetch_id).limit(1)).mappings().first()
+    return dict(found) if found is not None else None
+
+
+def purged(conn: Connection, segment: str) -> Record | None:
+    """Why and when (ms) an archive segment was deleted on purpose; None: it was not."""
+    columns = archive_tombstones.c
+    found = conn.execute(select(columns.reason, columns.purged_at).where(columns.segment == segment)).mappings().first()
     return dict(found) if found is not None else None
 
 

@@ -6,11 +6,19 @@ import pytest
 from sqlalchemy import insert
 
 from ray_app.clock import DAY_MS, HOUR_MS, iso
+from ray_app.collection.retention import RETENTION
+from ray_app.serving import lineage as lineages
 from ray_app.serving.evidence import _quantiles
 from ray_app.serving.keys import Level
 from ray_app.sources import ENDPOINTS
 from ray_app.sources.terms import TERMS
-from ray_app.storage.tables import data_quality_events, endpoint_shapes, fetches
+from ray_app.storage.tables import (
+    archive_tombstones,
+    data_quality_events,
+    endpoint_shapes,
+    fetches,
+    macro_indicators,
+)
 from tests.serving.gateway_world import BTC, NOW, market, price_row
 from tests.serving.source_world import archived, get, pages, put
 from tests.serving.test_api import problem
@@ -113,6 +121,28 @@ async def test_lineage_says_why_the_archive_has_it_no_more(world):
     assert other["data"][0]["archive"]["has_it"] is False
 
 
+async def test_lineage_tells_what_was_deleted_on_purpose_from_what_was_lost(world):
+    at, provenance = archived(world, SLOT + 7_250)
+    world.store_prices(price_row(BTC, SLOT, 90_001.0, event_version=NOW, **provenance))
+    stone = {"segment": at.segment, "source": "coingecko.markets", "answers": 1, "committed": 1, "payload_bytes": 2}
+    stone |= {"purged_at": NOW, "reason": "the terms allow 48 hours"}
+    world.db.run(lambda conn: conn.execute(insert(archive_tombstones), [stone]))
+    found = await get(world, "/stats/lineage", table="price_data_real", key=f"asset=BTC,slot={SLOT}")
+    assert found["data"][0]["archive"] == {"has_it": False, "why": f"deleted {iso(NOW)}: the terms allow 48 hours"}
+
+
+def test_lineage_names_a_command_that_takes_its_key(world):
+    from ray_app.cli.verify import _TABLES, parse_key
+
+    row = macro(-DAY_MS, 4.1, -HOUR_MS)
+    with world.db.read() as conn:
+        key = lineages.lineage(conn, world.deps.settings.archive_dir, macro_indicators, row)["verify"]
+    table, said = key.removeprefix("crypto-data verify --table ").split(" --key ")
+    assert table in _TABLES
+    found = parse_key(macro_indicators, said.strip("'"), world.deps.registry.current)
+    assert found == {name: row[name] for name in ("indicator_name", "source", "indicator_date", "vintage")}
+
+
 async def test_an_archive_elsewhere_is_not_said_to_have_lost_it(world):
     _, provenance = archived(world, SLOT + 7_250)
     world.store_prices(price_row(BTC, SLOT, 90_001.0, event_version=NOW, **provenance))
@@ -182,26 +212,23 @@ async def test_every_source_says_its_state_terms_and_lag(world):
         problem(await client.get("/api/v1/sources?account=nobody"), 404, "NOT_FOUND")
 
 
-async def test_a_source_that_shuts_the_node_out_is_blocked_and_one_without_a_key_disabled(world, monkeypatch):
+async def test_a_source_that_shuts_the_node_out_is_blocked_and_one_without_a_key_disabled(world):
     archived(world, SLOT + 7_250)
     world.db.run(lambda conn: conn.execute(fetches.update().values(status=451, outcome="rejected")))
     found = {row["source"]: row for row in (await get(world, "/sources"))["data"]}
     assert found["coingecko.markets"]["state"] == "blocked: HTTP 451"
 
-    class Fred:
-        name, account, parser_version = "fred.observations", "fred", 1
-
-    monkeypatch.setitem(ENDPOINTS, "fred.observations", Fred())
     (row,) = (await get(world, "/sources", account="fred"))["data"]
     assert row["state"] == "disabled: set FRED_API_KEY"
 
 
-def test_every_account_has_terms():
+def test_every_account_has_terms_and_the_archive_keeps_to_them():
     from ray_app.collection.upstreams import build_upstreams
     from ray_app.settings import Settings
 
     assert build_upstreams(Settings(_env_file=None)).keys() == TERMS.keys()
     assert all(endpoint.account in TERMS for endpoint in ENDPOINTS.values())
+    assert {name: terms.retention_h for name, terms in TERMS.items() if terms.retention_h is not None} == RETENTION
 
 
 async def test_what_a_finding_quotes_must_not_be_passed_on_either(world):
