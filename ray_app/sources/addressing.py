@@ -81,6 +81,8 @@ def _path_below_base(endpoint: Endpoint, url: str) -> str | None:
     if base is None:
         return None
     path = whole[base.end() :]
+    if endpoint.fixed and not endpoint.fixed.items() <= dict(parse_qsl(split.query)).items():
+        return None
     return path if any(_pattern(template).fullmatch(path) for template in endpoint.paths) else None
 
 
@@ -108,5 +110,5 @@ def request_of_params(
     ranged = "from" in params
     template = next((t for t in filled if t.endswith("/range") == ranged), filled[-1])
     path = _PLACE.sub(lambda match: quote(params[match.group(1)], safe=""), template)
-    query = {name: value for name, value in params.items() if name not in places}
+    query = {**endpoint.fixed, **{name: value for name, value in params.items() if name not in places}}
     return Request(endpoint.name, path, query, dict(context or {}))

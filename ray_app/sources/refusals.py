@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NoReturn
 
 from ray_app.clock import to_ms
 from ray_app.errors import MalformedPayload, RateLimited, RegionBlocked, UpstreamRejected, UpstreamUnavailable
@@ -95,6 +95,16 @@ def refusal_in(body: Any) -> Refusal | None:
     return None
 
 
+def refuse(exchange: Exchange, refusal: Refusal) -> NoReturn:
+    """Raise what an envelope of an upstream's own shape says: RateLimited, UpstreamUnavailable or UpstreamRejected."""
+    _raise_refusal(exchange, refusal)
+
+
+def words(value: object) -> str:
+    """An upstream's message in one line; it may repeat our request, so it is cut before it gets long."""
+    return _words(value)
+
+
 def retry_after_s(exchange: Exchange) -> float | None:
     """Seconds the Retry-After header asks for, from a number or an HTTP date; None where it says nothing readable.
 
@@ -135,7 +145,7 @@ def _raise_status(exchange: Exchange) -> None:
     raise MalformedPayload(endpoint, f"HTTP {status} is not an answer with data; expected 200")
 
 
-def _raise_refusal(exchange: Exchange, refusal: Refusal) -> None:
+def _raise_refusal(exchange: Exchange, refusal: Refusal) -> NoReturn:
     endpoint = exchange.request.endpoint
     code = f" (code {refusal.code})" if refusal.code is not None else ""
     said = f"the upstream refused: {refusal.message}{code}"

@@ -23,6 +23,10 @@ PARAMS = {
     "coinbase.candles": ["product_id=BTC-USD", "granularity=3600"],
     "coinbase.price_candles": ["id=BTC-USD", "granularity=300"],
     "coinbase.exchange_rates": ["currency=USD"],
+    "blockchain_com.chart": ["name=hash-rate"],
+    "blockchair.stats": ["chain=bitcoin"],
+    "defillama.chain_tvl": ["chain=OP Mainnet"],
+    "mempool.hashrate": ["span=1m"],
     "yahoo.chart": ["symbol=^GSPC", "interval=1d"],
 }
 

@@ -27,7 +27,14 @@ from ray_app.collection.feeds import Ask, Feed, subject_id
 from ray_app.collection.polls import Note
 from ray_app.collection.runtime import Runtime
 from ray_app.collection.schedule import Schedule
-from ray_app.errors import ConfigError, MalformedPayload, RegionBlocked, UpstreamError, UpstreamRejected
+from ray_app.errors import (
+    BudgetExhausted,
+    ConfigError,
+    MalformedPayload,
+    RegionBlocked,
+    UpstreamError,
+    UpstreamRejected,
+)
 from ray_app.sources.base import Request
 from ray_app.storage import ledger
 
@@ -194,6 +201,9 @@ class FeedCollector(SlotCollector):
         else:
             later = due.note.step // 4 if isinstance(error, MalformedPayload) else 0  # it may be for good
             self._resting[key] = max(retry_at(error, now), now + later)
+        if isinstance(error, BudgetExhausted) and error.until_ms < due.note.slot + due.note.step:
+            result.retry_at = min(result.retry_at or error.until_ms, error.until_ms)  # its turn comes within the slot
+            return
         result.failed(error, now)
         log.warning("%s: %s: %s", self.name, due.feed.subject, error)
 
