@@ -8,12 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 from ray_app.clock import DAY_MS, Clock
+from ray_app.collection import availability
 from ray_app.storage import evidence_queries
 from ray_app.storage.engine import Database
 
 #: wall seconds a measurement is used again
 KEEP_S = 300.0
-LAG_DAYS = 30
 
 Lag = dict[str, Any]
 
@@ -51,11 +51,8 @@ class Measured:
 
     def _lags(self, now_ms: int) -> dict[str, Lag]:
         with self._db.read() as conn:
-            found = evidence_queries.lags(conn, now_ms - LAG_DAYS * DAY_MS)
-        return {source: _quantiles(sorted(values)) for source, values in found.items()}
-
-
-def _quantiles(ordered: list[int]) -> Lag:
-    """Nearest rank: a measured lag, never one between two."""
-    p50, p99 = (ordered[-(-len(ordered) * share // 100) - 1] for share in (50, 99))
-    return {"p50_lag_s": p50 / 1_000, "p99_lag_s": p99 / 1_000, "sample": len(ordered)}
+            found = availability.measure(conn, now_ms)
+        return {
+            source: {"p50_lag_s": lag.p50_ms / 1_000, "p99_lag_s": lag.p99_ms / 1_000, "sample": lag.samples}
+            for source, lag in found.items()
+        }

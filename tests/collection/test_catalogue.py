@@ -14,7 +14,7 @@ from ray_app.collection.accounts import ACCOUNTS
 from ray_app.collection.catalogue import CATALOGUE
 from ray_app.collection.collectors.everything import FEED_COLLECTORS
 from ray_app.collection.datasets import FEED_DATASETS
-from ray_app.collection.feeds import subject_id
+from ray_app.collection.feeds import Ask, subject_id
 from ray_app.collection.planner import decide
 from ray_app.collection.upstreams import coingecko_limits
 from ray_app.settings import Settings
@@ -22,6 +22,7 @@ from ray_app.sources import ENDPOINTS
 
 SETTINGS = Settings(_env_file=None)
 FEEDS = {dataset: feeds(SETTINGS, AssetRegistry.seed()) for dataset, feeds in CATALOGUE.items()}
+PAID = Settings(_env_file=None, coingecko_plan="analyst", coingecko_api_key="CG-0123456789")
 #: 2026-12-01T00:00:00Z: a month of 31 days begins
 MONTH = 1_796_083_200_000
 #: requests that a free plan allows in 31 days, by what the upstream documents (shared/upstreams.md)
@@ -47,10 +48,11 @@ def asked_in_a_month() -> Counter[str]:
 
 @pytest.mark.parametrize("dataset", sorted(CATALOGUE))
 def test_feeds_of_a_dataset_are_named_once_and_of_the_collector_s_accounts(dataset):
-    numbers = [subject_id(dataset, feed.subject) for feed in FEEDS[dataset]]
+    feeds = CATALOGUE[dataset](PAID, AssetRegistry.seed())
+    numbers = [subject_id(dataset, feed.subject) for feed in feeds]
     assert len(set(numbers)) == len(numbers) > 0
     (kind,) = [kind for kind in FEED_COLLECTORS if dataset in kind.datasets]
-    assert {feed.account for feed in FEEDS[dataset]} <= set(kind.accounts)
+    assert {feed.account for feed in feeds} <= {*kind.accounts, "coingecko"}
     assert dataset in FEED_DATASETS
 
 
@@ -78,6 +80,18 @@ def test_coingecko_keyless_carries_320_assets_as_often_as_wanted():
     assert decision.fits
     assert decision.thinned() == []
     assert decision.need(MONTH, MONTH + 31 * DAY_MS) <= limits.monthly == 10_000
+
+
+def test_candles_without_a_venue_are_a_paid_plan_s_and_reach_back_to_what_is_stored():
+    assert FEEDS["ohlc-coingecko"] == []
+    feeds = CATALOGUE["ohlc-coingecko"](PAID, AssetRegistry.seed())
+    venues = {asset.coin_id: asset.coinbase_product for asset in AssetRegistry.seed().active()}
+    assert {feed.subject for feed in feeds} == {coin for coin, product in venues.items() if product is None}
+    spans = {
+        hours: feeds[0].ask(Ask(MONTH - hours * 3_600_000, MONTH)).params["days"] for hours in (8, 30, 2_000, 9_000)
+    }
+    assert spans == {8: "1", 30: "7", 2_000: "90", 9_000: "90"}
+    assert len(feeds) * 4 * 31 < 0.1 * 500_000
 
 
 def test_docs_say_what_is_asked():
