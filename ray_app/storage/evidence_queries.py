@@ -7,12 +7,15 @@ Each has a bound on what it looks at, whatever is stored; named, with the index 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Connection, Select, Table, and_, func, or_, select
 
+from ray_app.clock import DAY_MS, to_ms
 from ray_app.storage import source_queries
 from ray_app.storage.tables import (
+    archive_manifests,
     archive_tombstones,
     crypto_assets,
     crypto_news,
@@ -230,6 +233,39 @@ def _moments(table: Table, row: Record) -> tuple[int | None, int]:
     if "published_at" in row:
         return row["published_at"], row["known_at"]
     return row["event_time"], row["first_seen_at"]
+
+
+# --- how large the archive is -----------------------------------------------------------------------------------
+
+
+def archive_sizes(conn: Connection) -> dict[str, dict[str, int]]:
+    """Per source: ``answers`` and ``payload_bytes`` of their bodies that were archived, and ``deleted`` of the answers.
+
+    Recorded days come from their manifests, the days since from the index.
+    """
+    day = archive_manifests.c
+    recorded = conn.execute(
+        select(day.source, func.sum(day.answers), func.sum(day.payload_bytes))
+        .where(day.source != "*")
+        .group_by(day.source)
+    ).all()
+    last = conn.scalar(select(func.max(day.day)))
+    since = 0 if last is None else to_ms(datetime.strptime(str(last), "%Y%m%d").replace(tzinfo=UTC)) + DAY_MS
+    fresh = conn.execute(
+        select(fetches.c.source, func.count(), func.sum(fetches.c.payload_bytes))
+        .where(fetches.c.fetched_at >= since)
+        .group_by(fetches.c.source)
+    ).all()
+    gone = archive_tombstones.c
+    deleted = conn.execute(select(gone.source, func.sum(gone.answers)).group_by(gone.source)).all()
+    found: dict[str, dict[str, int]] = {}
+    for source, answers, size in (*recorded, *fresh):
+        row = found.setdefault(source, {"answers": 0, "payload_bytes": 0, "deleted": 0})
+        row["answers"] += int(answers)
+        row["payload_bytes"] += int(size)
+    for source, answers in deleted:
+        found.setdefault(source, {"answers": 0, "payload_bytes": 0, "deleted": 0})["deleted"] = int(answers)
+    return found
 
 
 # --- where a row comes from ---------------------------------------------------------------------------------------
