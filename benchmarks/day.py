@@ -1,0 +1,114 @@
+"""A simulated day with every collector on: what is complete at its end, and what it takes.
+
+    python benchmarks/day.py [--hours 24] [--time-scale 60] [--json FILE]
+
+Starts ``crypto-data up --upstream sandbox`` on a data directory that does not exist yet, lets it live through the hours
+of node time, stops the clock's growth of what is owed by a few minutes of grace, and prints what
+``/api/v1/stats/collectors`` says of each collector: expected, received, settled (empty at the venue, or beyond repair)
+and missing slots of the last 24 hours; the highest PSS of the whole node; and what ``crypto-data verify`` says of all
+that was stored. The bars: nothing missing, never 3.5 GiB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+from footprint import MEMORY_BAR, Watcher, free_ports, node, wait_ready
+
+#: wall seconds in which the last slots may be answered before they count as missing
+GRACE_S = 60.0
+
+
+def collectors(url: str, key: str) -> list[dict[str, Any]]:
+    headers = {"Authorization": f"Bearer {key}"}
+    answer = httpx.get(f"{url}/api/v1/stats/collectors", headers=headers, timeout=60, trust_env=False)
+    found: list[dict[str, Any]] = answer.raise_for_status().json()["data"]
+    return found
+
+
+def missing(rows: list[dict[str, Any]]) -> int:
+    return sum(row["missing"] for row in rows if row["state"] == "active")
+
+
+def run(hours: float, scale: float) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="day-") as directory, free_ports() as (port, dashboard_port):
+        data_dir, url = Path(directory) / "data", f"http://127.0.0.1:{port}"
+        with node(data_dir, port, dashboard_port, "--time-scale", str(scale)) as process:
+            watcher = Watcher(process.pid)
+            watcher.start()
+            started = time.monotonic()
+            wait_ready(process)
+            ready_s = time.monotonic() - started
+            print(f"READY after {ready_s:.1f} s; {hours:g} hours at scale {scale:g}", file=sys.stderr)
+            time.sleep(hours * 3_600 / scale)
+            key = json.loads((data_dir / "keys.json").read_text())["master"]
+            until = time.monotonic() + GRACE_S
+            rows = collectors(url, key)
+            while missing(rows) and time.monotonic() < until:
+                time.sleep(5.5)  # the report is kept for five seconds
+                rows = collectors(url, key)
+            watcher.stop()
+        proof = subprocess.run(
+            [sys.executable, "-c", "from ray_app.cli import main; main()", "verify"],
+            env={**os.environ, "DATA_DIR": str(data_dir), "DATA_ORIGIN": "sandbox"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    peak = max(watcher.looks, key=lambda one: one.total)
+    return {
+        "ready_s": ready_s,
+        "collectors": rows,
+        "peak_bytes": peak.total,
+        "processes": len(peak.pss),
+        "verify": proof.returncode,
+        "verify_said": (proof.stdout + proof.stderr).strip().splitlines()[-6:],
+    }
+
+
+def report(result: dict[str, Any]) -> list[str]:
+    lines = [f"{'slots of the last 24 h':<20} {'expected':>9} {'received':>9} {'settled':>8} {'missing':>8}"]
+    for row in result["collectors"]:
+        counts = " ".join(f"{row[name]:>{width}}" for name, width in _COLUMNS.items())
+        lines.append(f"{row['collector']:<20} {counts}" + ("" if row["state"] == "active" else f"  {row['state']}"))
+        if row["last_error"]:
+            lines.append(f"  last error: {row['last_error'][:160]}")
+    held = "holds" if result["peak_bytes"] < MEMORY_BAR else "DOES NOT HOLD"
+    complete = "holds" if not missing(result["collectors"]) else "DOES NOT HOLD"
+    return [
+        *lines,
+        "",
+        f"nothing missing      {complete}",
+        f"memory at the peak   {result['peak_bytes'] / 1024**3:.2f} GiB in {result['processes']} processes {held} "
+        f"(bar: {MEMORY_BAR / 1024**3:g} GiB)",
+        f"verify               {'nothing differs' if result['verify'] == 0 else 'DIFFERENCES'}",
+        *(f"  {line}" for line in result["verify_said"]),
+    ]
+
+
+_COLUMNS = {"expected": 9, "received": 9, "settled": 8, "missing": 8}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--hours", type=float, default=24.0, help="node time to live through after READY")
+    parser.add_argument("--time-scale", type=float, default=60.0)
+    parser.add_argument("--json", type=Path, help="write every number there as well")
+    options = parser.parse_args()
+    result = run(options.hours, options.time_scale)
+    print("\n".join(report(result)))
+    if options.json is not None:
+        options.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
