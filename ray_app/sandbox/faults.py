@@ -25,6 +25,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "coingecko": ("markets", "market_chart", "ohlc", "coins_list", "global", "simple_price", "ping", "key"),
     "coinbase": ("products", "candles"),
     "coinbase-v2": ("exchange_rates",),
+    "coinbase-ws": ("ticker",),  # only entries that name it (sandbox/coinbase_ws.py)
 }
 ENDPOINTS = tuple(name for names in SOURCES.values() for name in names)
 #: kind → the options it takes: name → (default, what it is). None as default: may be left out.
@@ -243,7 +244,7 @@ class _Entry:
         if isinstance(endpoint, str) and "." in endpoint and source == "*":
             # "coinbase.candles", the name in `crypto-data sources`
             prefix, _, endpoint = endpoint.partition(".")
-            source = "coinbase-v2" if endpoint == "exchange_rates" else prefix
+            source = {"exchange_rates": "coinbase-v2", "ticker": "coinbase-ws"}.get(endpoint, prefix)
         if not isinstance(source, str) or source not in {"*", *SOURCES}:
             raise self._wrong(f"source {source!r} is unknown; known: {', '.join(SOURCES)}, *", "source")
         if not isinstance(endpoint, str) or endpoint not in {"*", *ENDPOINTS}:
