@@ -192,6 +192,7 @@ class Watch:
     def heard(self, frame: Mapping[str, Any], now: float) -> list[Message]:
         """Take in a decoded frame; what to send because of it."""
         kind = frame.get("type")
+        kind = kind if isinstance(kind, str) else "?"
         if self.phase != "live" or kind in {"ticker", "heartbeat"}:  # what answers our own words proves no stream
             self._cover(now)
             self._heard_at = now
@@ -213,8 +214,8 @@ class Watch:
         self._heard_at = now  # something flows, though not what should
         self.counts.malformed += 1
 
-    def _unknown(self, kind: object) -> None:
-        name = kind[:32] if isinstance(kind, str) else "?"
+    def _unknown(self, kind: str) -> None:
+        name = kind[:32]
         if name in self.counts.unknown or len(self.counts.unknown) < 20:
             self.counts.unknown[name] += 1
 

@@ -12,7 +12,7 @@ from websockets.asyncio.client import connect
 from websockets.asyncio.server import serve
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from ray_app.clock import Epoch, ScaledClock
+from ray_app.clock import Epoch
 from ray_app.collection.ticks.client import Limits, TickStream
 from ray_app.collection.ticks.sequence import Rules
 from ray_app.sandbox.app import SandboxConfig, create_app
