@@ -111,6 +111,12 @@ class AssetRegistryRefresh(_CollectorActor):
     collector = "asset-registry"
 
 
+class CryptoTicks(_CollectorActor):
+    """The venue's live tick stream."""
+
+    collector = "crypto-ticks"
+
+
 class EventBus(_Worker):
     """Wakes the readers of the outbox, and publishes to Redis where that is configured. Holds no truth."""
 

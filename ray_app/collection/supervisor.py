@@ -19,7 +19,7 @@ import ray
 from pydantic import SecretStr
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError
 
-from ray_app.collection.actors import EVENT_BUS, AssetRegistryRefresh, CryptoPrices, EventBus, UnifiedOhlc
+from ray_app.collection.actors import EVENT_BUS, AssetRegistryRefresh, CryptoPrices, CryptoTicks, EventBus, UnifiedOhlc
 from ray_app.collection.supervision import Watch
 from ray_app.errors import CryptoDataError
 from ray_app.settings import Settings
@@ -63,7 +63,7 @@ def digest_of(settings: Settings) -> str:
 def children_of(settings: Settings) -> list[Child]:
     """The actors of a node. Their names hold the digest, so a new version never takes an old actor for its own."""
     digest = digest_of(settings)
-    kinds = (CryptoPrices, UnifiedOhlc, AssetRegistryRefresh)
+    kinds = (CryptoPrices, UnifiedOhlc, AssetRegistryRefresh, *((CryptoTicks,) if settings.ticks_url else ()))
     return [
         Child(EVENT_BUS, EventBus),
         *(Child(f"{PREFIX}{kind.collector}:{digest}", kind) for kind in kinds),

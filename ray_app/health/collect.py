@@ -21,6 +21,7 @@ from ray_app.clock import DAY_MS, HOUR_MS, MINUTE_MS, Clock, to_ms
 from ray_app.collection import budget_rules, datasets, spending
 from ray_app.collection.budget_ledger import DatabaseLedger
 from ray_app.collection.collectors import COLLECTORS
+from ray_app.collection.collectors.ticks import TickCollector
 from ray_app.collection.datasets import Plan
 from ray_app.collection.expectation import SlotRange, count, difference, intersect, union
 from ray_app.collection.gaps import AssetSurvey, survey
@@ -78,7 +79,10 @@ def collect_evidence(
     try:
         with db.read() as conn:
             known, plans = _registry(conn), {name: datasets.load(conn, name) for name in datasets.DATASETS}
-            collectors = tuple(collector_evidence(conn, known, plans, now))
+            off = (
+                {} if settings.ticks_url is not None else {TickCollector.name: "there is no tick stream (TICK_STREAM)"}
+            )
+            collectors = tuple(collector_evidence(conn, known, plans, now, off))
             letters = health_queries.dead_letters_since(conn, now - DAY_MS)
             doubts = health_queries.quality_events_since(conn, now - DAY_MS)
         accounts = tuple(_accounts(db, settings, collectors, known, breakers or {}, now))
@@ -129,9 +133,9 @@ def _registry(conn: Connection) -> AssetRegistry:
 
 
 def collector_evidence(
-    conn: Connection, known: AssetRegistry, plans: Mapping[str, Plan], now: int
+    conn: Connection, known: AssetRegistry, plans: Mapping[str, Plan], now: int, off: Mapping[str, str] | None = None
 ) -> Iterable[CollectorEvidence]:
-    """One for each collector the node has, whether it ever ran or not."""
+    """One for each collector the node has, whether it ever ran or not. ``off``: why some are switched off, by name."""
     runs = {row["collector"]: row for row in queries.collector_runs(conn)}
     held = health_queries.leases(conn)
     for name, kind in COLLECTORS.items():
@@ -148,6 +152,7 @@ def collector_evidence(
             patience_ms=_patience([plans[dataset] for dataset in kind.datasets]),
             last_error=run.get("last_error"),
             last_error_at=run.get("last_error_at"),
+            off=(off or {}).get(name),
         )
 
 

@@ -60,6 +60,7 @@ class CollectorEvidence:
     patience_ms: int
     last_error: str | None = None  # text: for the master key only
     last_error_at: int | None = None
+    off: str | None = None  # why it is switched off
 
     @property
     def running_since(self) -> int | None:

@@ -39,7 +39,8 @@ WEIGHTS: dict[str, float] = {
     "streams": 5.0,
     "archive": 15.0,
 }
-#: the weight of a collector that is not in the list
+#: what the node is whole without, and the weight of any other collector
+OPTIONAL = {"collector:crypto-ticks": 2.0}
 OTHER_COLLECTOR = 5.0
 REDIS = 2.0
 #: without these the node does not do what it is for
@@ -193,7 +194,9 @@ def _database(evidence: Evidence) -> tuple[_Finding, ...]:
 
 def _collector(collector: CollectorEvidence, evidence: Evidence) -> _Judged:
     name = f"collector:{collector.name}"
-    weight = WEIGHTS.get(name, OTHER_COLLECTOR)
+    weight = (WEIGHTS | OPTIONAL).get(name, OTHER_COLLECTOR)
+    if collector.off is not None:
+        return _Judged(name, weight, off=collector.off)
     findings = list(_loop(collector))
     part = 1 / len(collector.datasets) if collector.datasets else 0.0
     beginning = collector.succeeded_at is None and evidence.now - evidence.up_since < START_MS

@@ -26,11 +26,17 @@ from ray_app.collection.event_bus import Event
 from ray_app.errors import StorageError
 from ray_app.storage import gateway_queries, outbox
 from ray_app.storage.engine import Database
-from ray_app.storage.queries import SOURCE_PRIORITY
+from ray_app.storage.queries import SOURCE_PRIORITY, TICKS
 
 logger = logging.getLogger(__name__)
 
 CHANNEL = "prices"
+#: live ticks: the price of one venue between two observations
+TICK_CHANNEL = "ticks"
+#: ms: a venue whose price is this much older than the newest of them is stale, and a tick so much older is not shown
+STALE_MS, TICK_SHOWN_MS = 300_000, 3_600_000
+#: of three or more fresh prices, one this far (ratio) from their median is outlying; two cannot tell which is wrong
+OUTLYING = 0.02
 #: wall seconds between two looks at the database while the feed does not work
 REFRESH_S = 5.0
 #: wall seconds between two comparisons with the database while the feed works
@@ -46,6 +52,7 @@ QUALITY = {
     "coinbase.candles": "reconstructed",
     "coingecko.market_chart": "reconstructed",
     "coinbase.exchange_rates": "fallback",
+    "coinbase.ticker": "live",
 }
 
 #: field of the answer → column of price_data_real
@@ -96,13 +103,17 @@ class Entry:
 
 
 class _State:
-    """An asset's newest slot: one row per source that has it. Never changed, only replaced."""
+    """An asset's newest observed slot (-1: none), one row per source that has it, and its newest tick.
 
-    __slots__ = ("entry", "rows", "slot")
+    Never changed, only replaced.
+    """
 
-    def __init__(self, slot: int, rows: dict[str, Row]) -> None:
+    __slots__ = ("entry", "rows", "slot", "tick")
+
+    def __init__(self, slot: int, rows: dict[str, Row], tick: Row | None = None) -> None:
         self.slot = slot
         self.rows = rows
+        self.tick = tick
         self.entry: Entry | None = None
 
 
@@ -216,23 +227,28 @@ class PriceBoard:
             _merge(states, row)
         for asset_id, state in states.items():
             held = self._states.get(asset_id)
-            if held is not None and held.slot == state.slot and held.rows == state.rows:
+            if held is None:
+                continue
+            if held.tick is not None and (state.tick is None or _order(held.tick) > _order(state.tick)):
+                state.tick = held.tick  # heard of while the snapshot was read
+            if held.slot == state.slot and held.rows == state.rows and held.tick == state.tick:
                 states[asset_id] = held
         self._states = states
         self.position = position
         self.loaded = True
         self.version += 1
 
-    def apply(self, events: Sequence[Event]) -> int:
-        """Take in outbox events, ascending; the number that changed what is shown."""
+    def apply(self, events: Sequence[Event], channel: str = CHANNEL) -> int:
+        """Take in outbox events of a channel, ascending; the number that changed what is shown."""
         changed = 0
         for seq, body in events:
             try:
                 row = orjson.loads(body)
                 changed += _merge(self._states, row)
             except (ValueError, KeyError, TypeError) as error:
-                logger.error("outbox event %d of channel %s is not a price: %r", seq, CHANNEL, error)  # noqa: TRY400
-            self.position = seq
+                logger.error("outbox event %d of channel %s is not a price: %r", seq, channel, error)  # noqa: TRY400
+            if channel == CHANNEL:
+                self.position = seq
         if changed:
             self.version += 1
         return changed
@@ -262,15 +278,28 @@ def _merge(states: dict[int, _State], row: Row) -> bool:
     asset_id, slot, source = row["asset_id"], row["slot"], row["source"]
     order = _order(row)
     state = states.get(asset_id)
+    if source == TICKS:
+        return _merge_tick(states, asset_id, state, row)
     if state is None or slot > state.slot:
-        states[asset_id] = _State(slot, {source: row})
+        states[asset_id] = _State(slot, {source: row}, state.tick if state is not None else None)
         return True
     if slot < state.slot:
         return False
     held = state.rows.get(source)
     if held is not None and (_order(held) > order or _shown(held) == _shown(row)):
         return False
-    states[asset_id] = _State(slot, {**state.rows, source: row})
+    states[asset_id] = _State(slot, {**state.rows, source: row}, state.tick)
+    return True
+
+
+def _merge_tick(states: dict[int, _State], asset_id: int, state: _State | None, row: Row) -> bool:
+    if state is None:
+        states[asset_id] = _State(-1, {}, row)
+        return True
+    held = state.tick
+    if held is not None and (_order(held) > _order(row) or _shown(held) == _shown(row)):
+        return False
+    states[asset_id] = _State(state.slot, state.rows, row)
     return True
 
 
@@ -284,33 +313,58 @@ def _priority(source: str) -> tuple[int, str]:
 
 
 def _encode(asset: Asset, state: _State, note: str | None) -> Entry:
-    sources = sorted(state.rows, key=_priority)
-    best = state.rows[sources[0]]
-    several = len(sources) > 1
+    """The newer of observation and tick is the price; what a tick does not know is of the observation.
+
+    ``market`` then says whose that is and of when; it is left out where there is no such difference.
+    """
+    rows = {source: state.rows[source] for source in sorted(state.rows, key=_priority)}
+    observed = next(iter(rows.values()), None)
+    tick = state.tick
+    if tick is not None and (observed is None or tick["event_time"] > observed["event_time"] - TICK_SHOWN_MS):
+        rows[TICKS] = tick
+    newest = tick if tick is not None and (observed is None or tick["event_time"] > observed["event_time"]) else None
+    shown, details = newest or observed, observed or tick
+    assert shown is not None  # noqa: S101 - a state has an observation or a tick
+    assert details is not None  # noqa: S101
+    source = str(shown["source"])
+    venues, consensus = _venues(list(rows.values())) if len(rows) > 1 else (None, None)
     body: dict[str, Any] = {
         "symbol": asset.symbol,
         "coin_id": asset.coin_id,
         "name": asset.name,
-        **{field: best.get(column) for field, column in FIELDS.items()},
-        "consensus_price": median(row["current_price"] for row in state.rows.values()) if several else None,
-        "venues": [
-            {
-                "source": source,
-                "price": state.rows[source]["current_price"],
-                "timestamp": iso(state.rows[source]["event_time"]),
-            }
-            for source in sources
-        ]
-        if several
-        else None,
-        "timestamp": iso(best["event_time"]),
-        "as_of": iso(best["known_at"]),
-        "source": sources[0],
-        "quality": QUALITY.get(sources[0], "observed"),
+        **{field: details.get(column) for field, column in FIELDS.items()},
+        "current_price": shown["current_price"],
+        "consensus_price": consensus,
+        "venues": venues,
+        "timestamp": iso(shown["event_time"]),
+        "as_of": iso(shown["known_at"]),
+        "source": source,
+        "quality": QUALITY.get(source, "observed"),
     }
+    if details is not shown:
+        body["market"] = {"source": details["source"], "timestamp": iso(details["event_time"])}
     if note is not None:
         body["note"] = note
-    return Entry(orjson.dumps(body), best["known_at"], sources[0], body["quality"])
+    return Entry(orjson.dumps(body), shown["known_at"], source, body["quality"])
+
+
+def _venues(rows: Sequence[Row]) -> tuple[list[dict[str, Any]], float]:
+    """What each source says, best first, and the median of those that are fresh and not outlying."""
+    newest = max(row["event_time"] for row in rows)
+    fresh = [row["current_price"] for row in rows if newest - row["event_time"] <= STALE_MS]
+    middle = median(fresh)
+    venues, counted = [], []
+    for row in rows:
+        price, flag = row["current_price"], None
+        if newest - row["event_time"] > STALE_MS:
+            flag = "stale"
+        elif len(fresh) > 2 and abs(price - middle) > OUTLYING * middle:
+            flag = "outlying"
+        else:
+            counted.append(price)
+        venue = {"source": row["source"], "price": price, "timestamp": iso(row["event_time"])}
+        venues.append(venue | ({"flag": flag} if flag is not None else {}))
+    return venues, median(counted or fresh)
 
 
 # --- keeping it current --------------------------------------------------------------------------------------
@@ -405,3 +459,33 @@ class BoardKeeper:
         if self.state != "refreshing":
             logger.warning("current prices are read from the database every %g s: %s", self._refresh_s, why)
         self.state = "refreshing"
+
+
+class TickKeeper:
+    """Keeps a board's ticks current. They are a convenience: what is lost is replaced by the next tick or reload."""
+
+    def __init__(self, board: PriceBoard, db: Database, open_feed: Callable[[int], SeekableFeed]) -> None:
+        self._board = board
+        self._db = db
+        self._open_feed = open_feed
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            try:
+                await self._follow()
+            except Exception as error:  # noqa: BLE001 - whatever ends the feed, the next one begins at the newest tick
+                logger.info("live ticks are followed anew: %r", error)
+            await asyncio.sleep(REFRESH_S)
+
+    def _head(self) -> int:
+        with self._db.read() as conn:
+            return outbox.head(conn, TICK_CHANNEL)
+
+    async def _follow(self) -> None:
+        feed = self._open_feed(await asyncio.to_thread(self._head))
+        try:
+            async for batch in feed:
+                self._board.apply(batch, TICK_CHANNEL)
+        finally:
+            await feed.aclose()

@@ -6,10 +6,13 @@ from ray_app.collection.collectors.base import Collector, PollResult
 from ray_app.collection.collectors.candles import CandleCollector
 from ray_app.collection.collectors.prices import PriceCollector
 from ray_app.collection.collectors.registry import RegistryCollector
+from ray_app.collection.collectors.ticks import TickCollector
 from ray_app.errors import ConfigError
 
 #: every collector by name, in the order they are shown
-COLLECTORS: dict[str, type[Collector]] = {c.name: c for c in (PriceCollector, CandleCollector, RegistryCollector)}
+COLLECTORS: dict[str, type[Collector]] = {
+    c.name: c for c in (PriceCollector, CandleCollector, RegistryCollector, TickCollector)
+}
 
 
 def collector(name: str) -> type[Collector]:
