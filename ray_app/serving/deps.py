@@ -30,7 +30,8 @@ from ray_app.serving.feed import OutboxFeed
 from ray_app.serving.health_probes import bus_probe
 from ray_app.serving.keys import REFRESH_S, KeyRing, seed_keys
 from ray_app.serving.limits import Policy, RateLimiter
-from ray_app.serving.prices_board import CHANNEL, TICK_CHANNEL, BoardKeeper, PriceBoard, RegistryProvider, TickKeeper
+from ray_app.serving.price_keepers import BoardKeeper, TickKeeper
+from ray_app.serving.prices_board import CHANNEL, TICK_CHANNEL, PriceBoard, RegistryProvider
 from ray_app.serving.stats import StoredStats
 from ray_app.settings import Settings
 from ray_app.storage import gateway_queries, registry

@@ -148,6 +148,7 @@ class TickCollector(Collector):
             return
         self._down_since = now if self._down_since is None else self._down_since
         if now - self._down_since >= PATIENCE_S:
+            result.owed = 1  # so the pass counts as failed, and health tells
             result.errors.append(f"the tick stream is down: {stream.watch.last_end or 'not subscribed yet'}")
 
     async def _prune(self) -> None:
