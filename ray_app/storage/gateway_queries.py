@@ -46,6 +46,11 @@ def board_prices(conn: Connection, asset_id: int | None = None) -> list[Record]:
     return [dict(row) for query in queries for row in conn.execute(query).mappings()]
 
 
+def current_ticks(conn: Connection) -> list[Record]:
+    """The newest tick of each asset that has one in its newest slot, with symbol and coin_id."""
+    return [dict(row) for row in conn.execute(board_prices_query(ticks=True)).mappings()]
+
+
 def registry_changed_at(conn: Connection) -> int | None:
     """When any asset was last changed, ms; None: there are none."""
     newest: int | None = conn.scalar(select(func.max(crypto_assets.c.updated_at)))
