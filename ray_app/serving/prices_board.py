@@ -25,6 +25,7 @@ import orjson
 from ray_app.assets import Asset, AssetRegistry
 from ray_app.clock import iso
 from ray_app.collection.event_bus import Event
+from ray_app.serving.open_bars import OpenBars
 from ray_app.storage.queries import SOURCE_PRIORITY, TICKS
 
 logger = logging.getLogger(__name__)
@@ -146,6 +147,7 @@ class PriceBoard:
         self._ranked: tuple[Asset, ...] = ()
         self._pages: dict[Any, Any] = {}
         self._pages_version = -1
+        self.open_bars = OpenBars()
         self.loaded = False
         self.version = 0  # rises with every visible change
         self.position = 0  # the last outbox event seen
@@ -240,6 +242,8 @@ class PriceBoard:
             try:
                 row = orjson.loads(body)
                 changed += _merge(self._states, row)
+                if channel == TICK_CHANNEL:
+                    self.open_bars.add(row["asset_id"], row["current_price"], row["event_time"])
             except (ValueError, KeyError, TypeError) as error:
                 logger.error("outbox event %d of channel %s is not a price: %r", seq, channel, error)  # noqa: TRY400
             if channel == CHANNEL:

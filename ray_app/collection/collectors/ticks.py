@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 DATASET, SLOT_MS = "ticks", MINUTE_MS
 #: node seconds between two flushes, and wall seconds at least
 FLUSH_S, FLUSH_WALL_S = 5.0, 1.0
+#: node ms between two passes where there is no stream to hold
+IDLE_MS = 10 * MINUTE_MS
 #: wall seconds that the first pass waits for the stream's first frames
 FIRST_S = 3.0
 #: node ms: how long events of the ticks are kept (docs/streams.md), and how often they are pruned
@@ -73,7 +75,9 @@ class TickCollector(Collector):
         return products, set(products[: self.runtime.settings.tick_live_ranks])
 
     def next_due(self, now: int) -> int:
-        """Five node seconds on, but not more often than once a wall second."""
+        """Five node seconds on, but not more often than once a wall second; without a stream now and then."""
+        if self._stream is None:
+            return now + IDLE_MS
         return now + round(max(FLUSH_S, FLUSH_WALL_S * self.runtime.clock.scale) * 1_000)
 
     async def poll(self) -> PollResult:
