@@ -45,6 +45,8 @@ ACCOUNT: Final = "coinbase-ws"
 SILENT: Final = frozenset({"subscriptions", "heartbeat", "status"})
 #: issues of one batch about lines and frame types: whatever comes, a batch does not flood the table
 _MOST_ISSUES = 20
+#: frames of a batch whose shape is looked at
+_SAMPLED = 40
 _SEQUENCE: Final = Bounds("a sequence number", 0, 2**53)
 
 #: field of a ticker frame → column, and what it may be
@@ -76,6 +78,13 @@ class Ticker(Endpoint):
         params = {"channels": ",".join(channels), "products": str(products), "live": str(live)}
         noted = {"frames": str(frames)} if frames is not None else {}
         return Request(self.name, "/ws", params, noted | context)
+
+    def shape_of(self, body: bytes) -> Any:
+        """The ticks, as a list: the other frames are of other shapes. ValueError where there are none."""
+        ticks = [frame for kind, frame in _frames(Findings(), body.split(b"\n")[:-1][:_SAMPLED]) if kind == "ticker"]
+        if not ticks:
+            raise ValueError("no tick is among the first frames")
+        return ticks
 
     def parse(self, exchange: Exchange) -> Parsed:
         """price_data_real rows of source ``coinbase.ticker``: price, bid, ask and the venue's 24 h figures."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 
 import orjson
 import pytest
@@ -14,6 +15,7 @@ from ray_app.collection.collectors.ticks import EVENTS_KEPT_MS, TickCollector
 from ray_app.collection.control import holding
 from ray_app.collection.datasets import PRICES
 from ray_app.collection.event_bus import EventRing
+from ray_app.collection.runner import CollectorRunner
 from ray_app.collection.ticks import client
 from ray_app.collection.ticks.sequence import Rules
 from ray_app.errors import ConfigError
@@ -241,3 +243,29 @@ async def test_a_new_connection_after_the_old_actor_needs_nothing_of_it(bench):
             assert len(b.ticks()) >= count
         finally:
             await again.close()
+
+
+async def test_a_runner_that_stops_hangs_up_and_the_next_one_connects(tmp_path):
+    def runner(used, holder):
+        opened = functools.partial(used.open, "crypto-ticks", writer=f"crypto-ticks.{holder}")
+        return CollectorRunner(used.settings, "crypto-ticks", holder=f"{holder}/crypto-ticks", open_runtime=opened)
+
+    async def until(condition):
+        async with asyncio.timeout(10):
+            while not condition():
+                await asyncio.sleep(0.02)
+
+    clock = JumpingClock(START + MINUTE, 5.0)
+    with world(tmp_path, f"sqlite:///{tmp_path}/node.db", clock=clock) as used:
+        used.settings = used.settings.model_copy(update={"sandbox_url": used.url})
+        feed = used.app.ticks
+        for holder in ("one", "two"):
+            acting = runner(used, holder)
+            task = asyncio.create_task(acting.run())
+            await until(lambda acting=acting: (acting.state()["details"] or {}).get("phase") == "live")
+            await until(lambda acting=acting: acting.state()["passes"] >= 2)
+            assert feed.connections == 1
+            assert acting.state()["failures"] == 0
+            await acting.stop()
+            await asyncio.wait({task})
+            await until(lambda: feed.connections == 0)

@@ -126,3 +126,10 @@ def test_a_body_without_a_frame_is_malformed(body):
 def test_a_batch_of_heartbeats_says_nothing():
     parsed = parse({"type": "heartbeat", "product_id": "BTC-USD", "sequence": 1, "last_trade_id": 2})
     assert (parsed.rows, parsed.issues) == ((), ())
+
+
+def test_only_ticks_are_looked_at_for_changes_of_shape():
+    body = lines({"type": "subscriptions", "channels": []}, tick(), {"type": "status"}, tick("ETH-USD"))
+    assert [frame["product_id"] for frame in TICKER.shape_of(body)] == ["BTC-USD", "ETH-USD"]
+    with pytest.raises(ValueError, match="no tick"):
+        TICKER.shape_of(lines({"type": "subscriptions", "channels": []}))
