@@ -19,13 +19,14 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import orjson
 
 from ray_app.assets import Asset
 from ray_app.clock import MINUTE_MS, Clock, from_ms
 from ray_app.sandbox.answers import World, decimal_text
 from ray_app.sandbox.faults import Fault, FaultScript
-from ray_app.sandbox.market import Snapshot
+from ray_app.sandbox.market import FIVE_MS, Snapshot
 from ray_app.sandbox.rng import unit_of
 
 Message = MutableMapping[str, Any]
@@ -175,8 +176,6 @@ class _Client:
                 await self._say({"type": "error", "message": "ErrSlowConsume", "reason": "ErrSlowConsume"})
                 await self._close(1008, "ErrSlowConsume")
                 return
-            if feed._fault("timeout") is not None:  # noqa: SLF001
-                continue
             now = feed.clock.now_ms()
             await self._ticks(self.channels["ticker"])
             if now - batch_at >= pace.batch_s * 1_000:
@@ -195,61 +194,62 @@ class _Client:
         """A tick of each product that has traded since its last one; with ``again`` of all that ever traded."""
         feed = self.feed
         now = feed.clock.now_ms()
-        known, snapshot = feed.products(now), feed.world.market.snapshot(now)
+        known = feed.products(now)
+        day = feed.world.market.snapshot(now // FIVE_MS * FIVE_MS)
         dropping = feed._fault("drop_ids")  # noqa: SLF001
         for number, product in enumerate(sorted(products), start=1):
             asset = known.get(product)
-            trade = self._trade(asset, snapshot, now) if asset is not None else None
+            trade = self._trade(asset, now) if asset is not None else None
             if asset is None or trade is None or (not again and self.sent.get(product) == trade[0]):
                 continue
             self.sent[product] = trade[0]
             if dropping is None or not _dropped(dropping, feed.faults.seed, product):
-                await self._say(self._tick(asset, snapshot, *trade), cut=feed._fault("truncate"))  # noqa: SLF001
+                await self._say(self._tick(asset, day, *trade), cut=feed._fault("truncate"))  # noqa: SLF001
             if number % _BREATH == 0:
                 await asyncio.sleep(0)
 
     async def _beats(self) -> None:
         feed = self.feed
         now = feed.clock.now_ms()
-        known, snapshot = feed.products(now), feed.world.market.snapshot(now)
+        known = feed.products(now)
         for number, product in enumerate(sorted(self.channels["heartbeat"]), start=1):
             asset = known.get(product)
-            trade = self._trade(asset, snapshot, now) if asset is not None else None
+            trade = self._trade(asset, now) if asset is not None else None
             last = trade[0] if trade is not None else 0
             beat = {"type": "heartbeat", "sequence": _sequence(last, 5), "last_trade_id": last, "product_id": product}
             await self._say({**beat, "time": _micros(now)})
             if number % _BREATH == 0:
                 await asyncio.sleep(0)
 
-    def _trade(self, asset: Asset, snapshot: Snapshot, now_ms: int) -> tuple[int, int] | None:
-        """Id and time (ms) of the product's last trade; None before its first."""
-        row = self.feed.world.market.row_of[asset.asset_id]
-        minute = int(snapshot.traded_at[row])
-        if not minute or math.isnan(snapshot.price[row]):
+    def _trade(self, asset: Asset, now_ms: int) -> tuple[int, int, float] | None:
+        """Id, time (ms) and price of the product's last trade; None before its first."""
+        price, minute = self.feed.world.market.price(asset.asset_id, now_ms)
+        if not minute or math.isnan(price):
             return None
         second = now_ms // 1_000 if minute == now_ms // MINUTE_MS * MINUTE_MS else minute // 1_000
-        return second - _BEGINNING_S, min(second * 1_000 + 250, now_ms)
+        return second - _BEGINNING_S, min(second * 1_000 + 250, now_ms), price
 
-    def _tick(self, asset: Asset, snapshot: Snapshot, trade_id: int, at_ms: int) -> dict[str, Any]:
+    def _tick(self, asset: Asset, day: Snapshot, trade_id: int, at_ms: int, price: float) -> dict[str, Any]:
+        """``day``: the 24 h figures, as of the last whole five minutes: every minute would cost the HTTP side time."""
         market = self.feed.world.market
         row = market.row_of[asset.asset_id]
-        price, decimals = float(snapshot.price[row]), int(market.decimals[row])
+        decimals = int(market.profiles[row].decimals)
         step = 10.0**-decimals
 
         def text(value: float) -> str:
             return "0" if math.isnan(value) or value <= 0 else f"{value:.{decimals}f}"
 
-        units = float(snapshot.volume[row]) * market.profiles[row].venue_share / price
+        units = float(day.volume[row]) * market.profiles[row].venue_share / price
         size = decimal_text(max(100.0 / price, 1e-8), 6)
         return {
             "type": "ticker",
             "sequence": _sequence(trade_id, 0),
             "product_id": asset.coinbase_product,
             "price": text(price),
-            "open_24h": text(float(snapshot.price_24h[row])),
+            "open_24h": text(float(day.price_24h[row])),
             "volume_24h": decimal_text(units if math.isfinite(units) else 0.0, 12),
-            "low_24h": text(float(snapshot.low[row])),
-            "high_24h": text(float(snapshot.high[row])),
+            "low_24h": text(np.fmin(day.low[row], price)),
+            "high_24h": text(np.fmax(day.high[row], price)),
             "volume_30d": decimal_text(30 * units if math.isfinite(units) else 0.0, 12),
             "best_bid": text(max(price - step, step)),
             "best_bid_size": size,
@@ -262,6 +262,8 @@ class _Client:
         }
 
     async def _say(self, frame: dict[str, Any], cut: Fault | None = None) -> None:
+        if self.feed._fault("timeout") is not None:  # noqa: SLF001
+            return
         text = orjson.dumps(frame).decode()
         if cut is not None:
             text = text[: int(len(text) * cut.options["at"])]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ray_app.collection.ticks.buffer import MAX_OTHER_BYTES, MAX_OTHERS, Buffer
@@ -43,6 +43,7 @@ def test_what_is_about_no_product_is_few_and_short():
     assert (len(batch.frames), batch.dropped) == (MAX_OTHERS, 8)
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(["A", "B", "C", None]), st.binary(min_size=1, max_size=40)), max_size=80))
 def test_it_never_holds_more_than_the_bound_and_counts_what_it_drops(frames):
     buffer = Buffer(max_bytes=200)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ray_app.collection.ticks.sequence import Rules, Watch
@@ -223,6 +223,7 @@ names = ("type", "product_id", "trade_id", "last_trade_id", "channels", "reason"
 kinds = st.sampled_from(["ticker", "heartbeat", "subscriptions", "error", "status", "new"])
 
 
+@settings(max_examples=40, deadline=None)
 @given(
     st.lists(
         st.tuples(st.dictionaries(st.sampled_from(names), anything), kinds, st.sampled_from([0.0, 1.0, 30.0])),
