@@ -195,7 +195,7 @@ def _stretch(seen: Seen, value: float) -> None:
 
 def _above(path: str) -> str:
     """The path of the object or list that a field is in."""
-    if path.endswith("]"):
+    if path.endswith("]") and "[" in path:  # a member may be called "]"
         return path[: path.rindex("[")]
     return path[: path.rindex(".")] if "." in path else ""
 
