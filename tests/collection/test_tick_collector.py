@@ -107,6 +107,7 @@ async def test_what_came_is_archived_once_and_becomes_rows_of_every_product(benc
         for fetch in fetches:
             asked = orjson.loads(fetch["request"])
             assert asked["context"]["dataset"] == "ticks"
+            assert float(asked["context"]["covered_s"]) + float(asked["context"]["lost_s"]) < 10
             assert asked["context"]["subject"] == "coinbase-ws"
             assert int(asked["context"]["slot"]) % MINUTE == 0
             assert fetch["source"] == "coinbase.ticker"

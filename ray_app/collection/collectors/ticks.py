@@ -51,6 +51,7 @@ class TickCollector(Collector):
         self._pruned_at = 0
         self._fresh = True
         self._down_since: float | None = None
+        self._covered = (0.0, 0.0)  # seconds seen and lost up to the last batch
         self._superseded = self._dropped = self._lost_frames = 0
 
     # --- what the runner calls ---
@@ -63,6 +64,7 @@ class TickCollector(Collector):
         products, live = self._products()
         if self._stream is None:
             self._stream, self._fresh = TickStream(url, products, live), True
+            self._covered = (0.0, 0.0)
         else:
             self._stream.change(products, live)
         if self._task is None or self._task.done():
@@ -130,7 +132,7 @@ class TickCollector(Collector):
         now = self.runtime.clock.now_ms()
         live = len(stream.watch.live)
         channels = [*([LIVE] if live else []), BATCH, HEARTBEAT]
-        noted = {"dataset": DATASET, "subject": ACCOUNT, "slot": str(now - now % SLOT_MS)}
+        noted = {"dataset": DATASET, "subject": ACCOUNT, "slot": str(now - now % SLOT_MS)} | self._coverage(stream)
         request = Ticker().request(channels, len(stream.watch.products), live=live, frames=frames, **noted)
         result.requests += 1
         try:
@@ -144,6 +146,15 @@ class TickCollector(Collector):
             if receipt.error is not None:
                 result.errors.append(str(receipt.error))
             result.slots += len(receipt.parsed.rows) if receipt.parsed is not None else 0
+
+    def _coverage(self, stream: TickStream) -> dict[str, str]:
+        """Wall seconds of stream seen and not seen since the last batch, as its request notes them."""
+        state = stream.state()
+        before, self._covered = self._covered, (state["covered_s"], state["lost_s"])
+        return {
+            name: f"{max(now - then, 0.0):.3f}"
+            for name, now, then in zip(("covered_s", "lost_s"), self._covered, before, strict=True)
+        }
 
     def _note_outage(self, stream: TickStream, result: PollResult) -> None:
         now = asyncio.get_running_loop().time()

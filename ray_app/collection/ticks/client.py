@@ -10,7 +10,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -104,7 +104,7 @@ class TickStream:
             "retry_in_s": round(max(watch.retry_at - now, 0.0), 3) if watch.phase == "down" else None,
             "waiting_frames": len(self._buffer),
             "waiting_bytes": self._buffer.size,
-            **asdict(watch.counts),
+            **watch.counts.shown(),
             "covered_s": round(watch.counts.covered_s, 3),
             "lost_s": round(watch.lost_s(now), 3),
         }

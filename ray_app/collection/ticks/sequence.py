@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Final, Literal
 
 Phase = Literal["down", "subscribing", "live"]
@@ -74,6 +74,11 @@ class Counts:
     lost_s: float = 0.0
     unknown: Counter[str] = field(default_factory=Counter)
     ended: Counter[str] = field(default_factory=Counter)  # connections by why they ended
+
+    def shown(self) -> dict[str, Any]:
+        """As plain data (asdict() of a Counter counts its items)."""
+        named = {one.name: getattr(self, one.name) for one in fields(self)}
+        return {name: dict(value) if isinstance(value, Counter) else value for name, value in named.items()}
 
 
 class Watch:
