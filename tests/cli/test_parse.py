@@ -12,7 +12,7 @@ import pytest
 
 from ray_app.cli import main
 from ray_app.sources import ENDPOINTS
-from tests.sources.samples import BODIES, NOON, coin
+from tests.sources.samples import BODIES, NOON, coin, raw
 
 FETCHED_AT = "2026-05-18T12:00:07.300Z"
 PARAMS = {
@@ -63,9 +63,9 @@ def test_installed_command_reads_a_pipe():
 
 
 def parse(run, name, body, *more):
-    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    sent = body if isinstance(body, bytes) else json.dumps(body).encode()
     params = [argument for param in PARAMS.get(name, ()) for argument in ("--param", param)]
-    return run("parse", name, "-", "--fetched-at", FETCHED_AT, *params, *more, stdin=raw)
+    return run("parse", name, "-", "--fetched-at", FETCHED_AT, *params, *more, stdin=sent)
 
 
 def test_sources_are_named_one_per_line_and_nothing_else(run):
@@ -81,7 +81,7 @@ def test_rows_are_json_lines_of_table_key_and_values(run, name):
     rows = [json.loads(line) for line in out.splitlines()]
     assert rows
     assert all(list(row) == ["table", "key", "values", "source", "payload_hash"] for row in rows)
-    sha256 = hashlib.sha256(json.dumps(BODIES[name]).encode()).hexdigest()
+    sha256 = hashlib.sha256(raw(name)).hexdigest()
     assert {(row["source"], row["payload_hash"]) for row in rows} == {(name, sha256)}
 
 
