@@ -82,14 +82,14 @@ def report(result: dict[str, Any]) -> list[str]:
         lines.append(f"{row['collector']:<20} {counts}" + ("" if row["state"] == "active" else f"  {row['state']}"))
         if row["last_error"]:
             lines.append(f"  last error: {row['last_error'][:160]}")
+    gib = f"{result['peak_bytes'] / 1024**3:.2f}"
     held = "holds" if result["peak_bytes"] < MEMORY_BAR else "DOES NOT HOLD"
     complete = "holds" if not missing(result["collectors"]) else "DOES NOT HOLD"
     return [
         *lines,
         "",
         f"nothing missing      {complete}",
-        f"memory at the peak   {result['peak_bytes'] / 1024**3:.2f} GiB in {result['processes']} processes {held} "
-        f"(bar: {MEMORY_BAR / 1024**3:g} GiB)",
+        f"memory at the peak   {gib} GiB in {result['processes']} processes {held} (bar: {MEMORY_BAR / 1024**3:g})",
         f"verify               {'nothing differs' if result['verify'] == 0 else 'DIFFERENCES'}",
         *(f"  {line}" for line in result["verify_said"]),
     ]

@@ -81,6 +81,9 @@ PUBLISHED_KEYS = frozenset(
 
 Origin = Literal["live", "sandbox"]
 
+#: Coinbase Exchange's public feed
+LIVE_TICKS = "wss://ws-feed.exchange.coinbase.com"
+
 #: Schemes that URLs of servers may have, and one to show
 _SERVERS: dict[str, tuple[tuple[str, ...], str]] = {
     "database_url": (
@@ -160,6 +163,11 @@ class Settings(BaseSettings):
         "https://api.exchange.coinbase.com", validation_alias=_names("COINBASE_EXCHANGE_BASE_URL")
     )
     coinbase_api_base_url: str = Field("https://api.coinbase.com/v2", validation_alias=_names("COINBASE_API_BASE_URL"))
+    coinbase_ws_url: str | None = Field(
+        None,
+        validation_alias=_names("COINBASE_WS_URL"),
+        description="the tick stream; default: the exchange's own, of a sandbox node the one below SANDBOX_URL",
+    )
     sandbox_url: str | None = Field(
         None,
         validation_alias=_names("SANDBOX_URL"),
@@ -221,6 +229,16 @@ class Settings(BaseSettings):
         le=5_000,
         validation_alias=_names("PRICE_FAST_RANKS"),
         description="ranks polled every slot; the rest hourly",
+    )
+    tick_stream: bool = Field(
+        True, validation_alias=_names("TICK_STREAM"), description="hold the live tick stream of the venue"
+    )
+    tick_live_ranks: int = Field(
+        0,
+        ge=0,
+        le=100,
+        validation_alias=_names("TICK_LIVE_RANKS"),
+        description="ranks streamed trade by trade; the rest every five seconds",
     )
     budget_planner: bool = Field(
         True,
@@ -291,6 +309,13 @@ class Settings(BaseSettings):
             raise ValueError("not a URL such as https://api.example.com/v3")
         return value
 
+    @field_validator("coinbase_ws_url")
+    @classmethod
+    def _is_websocket(cls, value: str | None) -> str | None:
+        if value is not None and not (_is_url(value, ("ws", "wss")) and urlsplit(value).hostname):
+            raise ValueError("not a URL such as wss://ws-feed.exchange.coinbase.com")
+        return value
+
     @field_validator("upstream_urls", mode="before")
     @classmethod
     def _split_urls(cls, value: Any) -> Any:
@@ -349,6 +374,15 @@ class Settings(BaseSettings):
     def epoch_file(self) -> Path | None:
         """Where a sandbox node's epoch record is; live nodes have none."""
         return self.state_dir / "epoch.json" if self.origin == "sandbox" else None
+
+    @property
+    def ticks_url(self) -> str | None:
+        """Where the tick stream is; None: nowhere (switched off, or a sandbox that is not known)."""
+        if not self.tick_stream:
+            return None
+        if self.coinbase_ws_url is not None or self.origin == "live":
+            return self.coinbase_ws_url or LIVE_TICKS
+        return f"ws{self.sandbox_url.removeprefix('http').rstrip('/')}/coinbase-ws" if self.sandbox_url else None
 
     @property
     def archive_dir(self) -> Path:

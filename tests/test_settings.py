@@ -100,6 +100,8 @@ def test_a_wrong_value_names_itself_and_every_wrong_value_is_named(monkeypatch):
         ("REDIS_PORT", "tcp://10.0.0.1:6379", "enableServiceLinks: false"),
         ("COINGECKO_BASE_URL", "localhost/api", "COINGECKO_BASE_URL: 'localhost/api': not a URL such as https://"),
         ("COINBASE_API_BASE_URL", "ftp://x", "not a URL such as https://"),
+        ("COINBASE_WS_URL", "https://ws.example", "not a URL such as wss://"),
+        ("TICK_LIVE_RANKS", "-1", "TICK_LIVE_RANKS: '-1': "),
         ("RAY_DASHBOARD_URL", "http://u:sesame@h:x/", "RAY_DASHBOARD_URL: 'http://u:******@h:x/': not a URL"),
         ("DATABASE_URL", "sesame", "DATABASE_URL: not a URL such as mysql+pymysql://"),
         ("DATABASE_URL", "postgresql://u:sesame@h/d", "DATABASE_URL: not a URL such as mysql+pymysql://"),
@@ -226,3 +228,19 @@ def test_config_prints_sources_and_masks_secrets(monkeypatch, tmp_path):
 def test_the_repr_of_settings_hides_secrets(monkeypatch):
     monkeypatch.setenv("MYSQL_PASSWORD", "hunter2hunter2")
     assert "hunter2" not in repr(load_settings())
+
+
+@pytest.mark.parametrize(
+    ("values", "url"),
+    [
+        ({}, "wss://ws-feed.exchange.coinbase.com"),
+        ({"coinbase_ws_url": "ws://127.0.0.1:1/x"}, "ws://127.0.0.1:1/x"),
+        ({"tick_stream": False}, None),
+        ({"origin": "sandbox"}, None),
+        ({"origin": "sandbox", "sandbox_url": "http://127.0.0.1:8900"}, "ws://127.0.0.1:8900/coinbase-ws"),
+        ({"origin": "sandbox", "sandbox_url": "https://host/"}, "wss://host/coinbase-ws"),
+        ({"origin": "sandbox", "coinbase_ws_url": "ws://127.0.0.1:1/x"}, "ws://127.0.0.1:1/x"),
+    ],
+)
+def test_where_the_tick_stream_is(values, url):
+    assert Settings(_env_file=None, **values).ticks_url == url

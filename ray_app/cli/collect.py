@@ -21,7 +21,7 @@ from ray_app.errors import LeaseTaken
 @click.option("--once", is_flag=True, help="One pass over what is due now, then end.")
 @click.option("--repair", is_flag=True, help="With --once: also work off what is owed from the past.")
 def command(name: str, *, once: bool, repair: bool) -> None:
-    """Run the collector NAME (crypto-prices, unified-ohlc, asset-registry) in this process until Ctrl-C.
+    """Run the collector NAME (crypto-prices, unified-ohlc, asset-registry, crypto-ticks) in this process until Ctrl-C.
 
     A running node holds the collectors' leases and collects by itself; then --once says so and ends with status 1, and
     without --once this process stands by and takes over when the lease ends.

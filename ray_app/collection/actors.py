@@ -111,6 +111,12 @@ class AssetRegistryRefresh(_CollectorActor):
     collector = "asset-registry"
 
 
+class CryptoTicks(_CollectorActor):
+    """The venue's live tick stream."""
+
+    collector = "crypto-ticks"
+
+
 class MacroFred(_CollectorActor):
     """FRED's series."""
 
@@ -173,7 +179,7 @@ class OhlcCoingecko(_CollectorActor):
 
 #: every collector's actor
 COLLECTOR_ACTORS: tuple[type[_CollectorActor], ...] = (
-    *(CryptoPrices, UnifiedOhlc, AssetRegistryRefresh, MacroFred, MacroMarket, CryptoNews, StockNews),
+    *(CryptoPrices, UnifiedOhlc, AssetRegistryRefresh, CryptoTicks, MacroFred, MacroMarket, CryptoNews, StockNews),
     *(SocialReddit, SocialX, Onchain, Derivatives, FearGreed, OhlcCoingecko),
 )
 

@@ -110,11 +110,12 @@ def look(exchange: Exchange, found: Digest) -> Body | None:
     """The shape of an accepted answer; None for an answer that is not one."""
     if found.outcome != "ok":
         return None
+    source = endpoint(exchange.request.endpoint)
     try:
-        body = orjson.loads(exchange.body)
-    except orjson.JSONDecodeError:  # NaN, which the parsers do read and refuse value by value
+        body = source.shape_of(exchange.body)
+    except ValueError:  # NaN, which the parsers do read and refuse value by value; no JSON at all
         return None
-    sampler = _Sampler(endpoint(exchange.request.endpoint).keyed, exchange.fetched_at // 1_000)
+    sampler = _Sampler(source.keyed, exchange.fetched_at // 1_000)
     sampler.visit("", body, 0)
     return Body(sampler.fields, sampler.objects)
 
@@ -194,7 +195,7 @@ def _stretch(seen: Seen, value: float) -> None:
 
 def _above(path: str) -> str:
     """The path of the object or list that a field is in."""
-    if path.endswith("]"):
+    if path.endswith("]") and "[" in path:  # a member may be called "]"
         return path[: path.rindex("[")]
     return path[: path.rindex(".")] if "." in path else ""
 

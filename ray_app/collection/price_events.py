@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import orjson
 
@@ -23,6 +23,14 @@ FIELDS: dict[str, tuple[str, str]] = {
     "change": ("change_24h", "price_change_percentage_24h"),
 }
 ALL_FIELDS = tuple(FIELDS)
+
+#: what a tick says, and the column it comes from
+TICK_FIELDS = {
+    "price_usd": "current_price",
+    "bid": "bid_price",
+    "ask": "ask_price",
+    "volume_base_24h": "volume_qty_24h",
+}
 
 #: sources that fill missed slots afterwards: their events say what was, not what is
 REPAIR_SOURCES = frozenset({"coinbase.candles", "coinbase.price_candles", "coingecko.market_chart"})
@@ -101,6 +109,43 @@ class PriceEvent:
         if not isinstance(row, dict):
             raise UnreadableEvent(f"event {seq} is not an object")
         return cls.of(row, seq)
+
+
+@dataclass(slots=True)
+class TickEvent(PriceEvent):
+    """One live tick, of the channel ``ticks``: always every field; ``volume_base_24h`` is in units, on one venue."""
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """The newest trade stands, whatever its slot."""
+        return self.event_time, 0
+
+    def text(self, fields: tuple[str, ...]) -> str:
+        """The message; the same for all clients."""
+        text = self._texts.get(())
+        if text is None:
+            text = self._texts[()] = orjson.dumps({"type": "tick", "seq": self.seq} | self.row(fields)).decode()
+        return text
+
+    def row(self, fields: tuple[str, ...]) -> dict[str, Any]:  # noqa: ARG002 - as of a price
+        """Symbol, coin id, price, bid, ask, volume and timestamp."""
+        return {
+            "symbol": self.symbol,
+            "coin_id": self.coin_id,
+            "data": self.data,
+            "timestamp": iso(self.event_time),
+            "source": self.source,
+        }
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any], seq: int = 0) -> TickEvent:
+        """As :meth:`PriceEvent.of`."""
+        found = super(TickEvent, cls).of(row, seq)
+        try:
+            found.data = {name: _number(row.get(column)) for name, column in TICK_FIELDS.items()}
+        except TypeError as error:
+            raise UnreadableEvent(f"not a tick: {error!r}") from error
+        return cast("TickEvent", found)
 
 
 class CurrentPrices:

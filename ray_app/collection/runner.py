@@ -80,6 +80,7 @@ class CollectorRunner:
         self._open = open_runtime or (lambda: Runtime.open(settings, name, notifier=notifier))
         self._state = RunnerState(name, holder or f"{socket.gethostname()}-{os.getpid()}/{name}")
         self._runtime: Runtime | None = None
+        self._acting: Collector | None = None
         self._clock: Clock | None = None
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
@@ -98,6 +99,7 @@ class CollectorRunner:
         answer["last_success_age_s"] = (now - last) / 1_000 if now is not None and last is not None else None
         answer["now"] = now
         answer["ingest"] = asdict(runtime.ingestor.state) if runtime is not None else None
+        answer["details"] = self._acting.state() if self._acting is not None else None
         return answer
 
     async def collect_now(self, timeout_s: float = 60.0) -> dict[str, Any]:
@@ -158,12 +160,15 @@ class CollectorRunner:
         try:
             async with holding(runtime, self.name, self._state.holder):
                 acting = self._kind(runtime)
-                await runtime.ingestor.recover()
-                await acting.prepare()
-                result = await self._pass(acting, runtime)
-                if repair:
-                    await acting.repair()
-                return result
+                try:
+                    await runtime.ingestor.recover()
+                    await acting.prepare()
+                    result = await self._pass(acting, runtime)
+                    if repair:
+                        await acting.repair()
+                    return result
+                finally:
+                    await acting.close()
         finally:
             await runtime.close()
 
@@ -192,12 +197,12 @@ class CollectorRunner:
 
     async def _act(self, runtime: Runtime) -> None:
         """Passes at due moments, repairs in between."""
-        acting = self._kind(runtime)
-        await runtime.ingestor.recover()
-        await acting.prepare()
+        acting = self._acting = self._kind(runtime)
         repairing: asyncio.Task[None] | None = None
         repaired_at = -1
         try:
+            await runtime.ingestor.recover()
+            await acting.prepare()
             while True:
                 if await runtime.refresh_registry():
                     await acting.prepare()
@@ -211,7 +216,9 @@ class CollectorRunner:
                     repairing = asyncio.create_task(self._repair(acting), name=f"repair {self.name}")
                 await self._until(runtime, self._state.next_run_at or now)
         finally:
+            self._acting = None
             await _cancelled(repairing)
+            await acting.close()
 
     async def _pass(self, acting: Collector, runtime: Runtime) -> PollResult:
         """One pass, recorded in ``collector_runs``."""

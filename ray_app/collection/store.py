@@ -18,10 +18,20 @@ from ray_app.collection.archive import ArchivedAt
 from ray_app.collection.digest import DERIVED_TABLES, VALUE_TABLES, Digest, fetch_row
 from ray_app.sources.base import Exchange
 from ray_app.storage import outbox, queries, records
+from ray_app.storage.queries import TICKS
 from ray_app.storage.tables import ORDER_COLUMNS, price_data_real
 from ray_app.storage.upsert import guarded_upsert, standing
 
 PRICE_CHANNEL = "prices"
+#: live ticks have a channel of their own: about a hundred times as many, of one venue, and kept for an hour
+TICK_CHANNEL = "ticks"
+#: what an event of it says beside symbol and coin id
+_TICK_COLUMNS = (
+    *("asset_id", "slot", "source", "event_time", "known_at", "current_price", "bid_price", "ask_price"),
+    *("volume_qty_24h", "high_24h", "low_24h", "open_24h"),
+)
+#: ms: ticks this much older than the newest of their batch are no news (the first frame after a subscription may be)
+_NEWS_MS = 300_000
 #: what an event says of a price beside its symbol and coin id
 _EVENT_COLUMNS = tuple(str(column.name) for column in price_data_real.c if column.name not in ORDER_COLUMNS)
 #: rows per statement: bounds the memory of a large body
@@ -40,13 +50,15 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What a transaction did. ``first_seq`` is that of the first of ``events`` in the outbox."""
+    """What a transaction did. ``first_seq`` is that of the first of ``events`` in the outbox; ``ticks`` likewise."""
 
     fresh: frozenset[int]  # fetch ids ingested now; the others had been before
     changed: int  # rows of value tables
     first_seq: int
     events: tuple[bytes, ...]
     newest_event: int | None  # ms: newest event time among the values
+    first_tick: int = 0
+    ticks: tuple[bytes, ...] = ()
 
 
 def write(conn: Connection, items: Sequence[Item], registry: AssetRegistry, now_ms: int) -> Written:
@@ -54,12 +66,22 @@ def write(conn: Connection, items: Sequence[Item], registry: AssetRegistry, now_
     known = records.known_fetches(conn, [item.at.fetch_id for item in items])
     fresh = [item for item in items if item.at.fetch_id not in known]
     records.add_fetches(conn, [fetch_row(i.exchange, i.at, i.collector, i.found) for i in fresh])
-    changed = write_values(conn, fresh)
     prices = [row for item in fresh for row in item.found.rows.get(price_data_real.name, ())]
-    bodies = price_events(conn, prices, registry)
+    ticks = _news([row for row in prices if row["source"] == TICKS])
+    before = _ticks_before(conn, ticks)
+    changed = write_values(conn, fresh)
+    bodies = price_events(conn, [row for row in prices if row["source"] != TICKS], registry)
     events = outbox.append(conn, PRICE_CHANNEL, bodies, now_ms) if bodies else range(0)
+    told = tick_events(conn, ticks, before, registry)
+    numbers = outbox.append(conn, TICK_CHANNEL, told, now_ms) if told else range(0)
     return Written(
-        frozenset(item.at.fetch_id for item in fresh), changed, events.start, tuple(bodies), newest_event(fresh)
+        frozenset(item.at.fetch_id for item in fresh),
+        changed,
+        events.start,
+        tuple(bodies),
+        newest_event(fresh),
+        numbers.start,
+        tuple(told),
     )
 
 
@@ -99,6 +121,45 @@ def price_events(conn: Connection, rows: Sequence[dict[str, Any]], registry: Ass
     ]
 
 
+def _news(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The newest tick of each asset, by asset, but for those that are older than the rest by far."""
+    newest: dict[int, dict[str, Any]] = {}
+    for row in rows:
+        held = newest.get(row["asset_id"])
+        if held is None or row["event_version"] > held["event_version"]:
+            newest[row["asset_id"]] = row
+    since = max((row["event_version"] for row in newest.values()), default=0) - _NEWS_MS
+    return [newest[asset_id] for asset_id in sorted(newest) if newest[asset_id]["event_version"] >= since]
+
+
+def _ticks_before(conn: Connection, rows: Sequence[dict[str, Any]]) -> dict[int, tuple[int, float]]:
+    """Event time and price of the newest stored tick of each row's asset, if it is at most two slots old."""
+    if not rows:
+        return {}
+    columns = price_data_real.c
+    since = min(row["slot"] for row in rows) - _NEWS_MS
+    ids = [row["asset_id"] for row in rows]
+    query = (
+        select(columns.asset_id, columns.event_time, columns.current_price)
+        .where(columns.asset_id.in_(ids), columns.slot >= since, columns.source == TICKS)
+        .order_by(columns.asset_id, columns.slot)
+    )
+    return {asset_id: (at, price) for asset_id, at, price in conn.execute(query)}
+
+
+def tick_events(
+    conn: Connection, rows: Sequence[dict[str, Any]], before: dict[int, tuple[int, float]], registry: AssetRegistry
+) -> list[bytes]:
+    """Events of the ticks that were just written and won, whose price is another than ``before`` and newer."""
+    changed = []
+    for row in rows:
+        at, price = before.get(row["asset_id"], (0, None))
+        if row["event_time"] > at and row["current_price"] != price:
+            changed.append(row)
+    won = standing(conn, price_data_real, changed)
+    return [_event(row, registry, _TICK_COLUMNS) for row, stands in zip(changed, won, strict=True) if stands]
+
+
 def _best_sources(conn: Connection, rows: Sequence[dict[str, Any]]) -> dict[tuple[int, int], str]:
     """By (asset, slot): the stored source that consumers are shown."""
     ranks = {name: rank for rank, name in enumerate(queries.SOURCE_PRIORITY)}
@@ -114,9 +175,9 @@ def _best_sources(conn: Connection, rows: Sequence[dict[str, Any]]) -> dict[tupl
     return best
 
 
-def _event(row: dict[str, Any], registry: AssetRegistry) -> bytes:
+def _event(row: dict[str, Any], registry: AssetRegistry, columns: Sequence[str] = _EVENT_COLUMNS) -> bytes:
     asset = registry.by_id(row["asset_id"])
     assert asset is not None  # noqa: S101 - digest() took the id from this very registry
     body: dict[str, Any] = {"symbol": asset.symbol, "coin_id": asset.coin_id}
-    body |= {name: row.get(name) for name in _EVENT_COLUMNS}
+    body |= {name: row.get(name) for name in columns}
     return orjson.dumps(body)

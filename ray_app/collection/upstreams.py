@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from ray_app.collection.accounts import ACCOUNTS, Account, disabled, limits_of_account, secret_of, variable_of
 from ray_app.collection.budget_rules import Limits
 from ray_app.errors import ConfigError
-from ray_app.settings import Settings
+from ray_app.settings import LIVE_TICKS, Settings
 from ray_app.sources import rss
 
 
@@ -48,6 +48,7 @@ PAID_COINGECKO = "https://pro-api.coingecko.com/api/v3"
 _PUBLIC_HOSTS = frozenset(
     {"api.coingecko.com", "pro-api.coingecko.com", "api.exchange.coinbase.com", "api.coinbase.com"}
     | {urlsplit(account.url).hostname for account in ACCOUNTS if account.url}
+    | {urlsplit(LIVE_TICKS).hostname}
 )
 
 #: What each CoinGecko plan allows. Each rate is 90 % of the documented one or less, so that clocks that differ a
@@ -139,12 +140,12 @@ def refuse_live_upstreams(settings: Settings, upstreams: Mapping[str, Upstream])
     """ConfigError if a sandbox's settings lead to a public upstream: its data and simulated ones must never mix."""
     if settings.origin != "sandbox":
         return
-    for upstream in upstreams.values():
-        if urlsplit(upstream.base_url).hostname in _PUBLIC_HOSTS:
+    for url in (*(upstream.base_url for upstream in upstreams.values()), settings.ticks_url or ""):
+        if urlsplit(url).hostname in _PUBLIC_HOSTS:
             raise ConfigError(
-                f"the data of {settings.data_dir} are the sandbox's, and {upstream.base_url} is not the sandbox: "
+                f"the data of {settings.data_dir} are the sandbox's, and {url} is not the sandbox: "
                 "start the node (crypto-data up --upstream sandbox), or name a sandbox of your own in "
-                "COINGECKO_BASE_URL, COINBASE_EXCHANGE_BASE_URL and COINBASE_API_BASE_URL"
+                "COINGECKO_BASE_URL, COINBASE_EXCHANGE_BASE_URL, COINBASE_API_BASE_URL and COINBASE_WS_URL"
             )
 
 

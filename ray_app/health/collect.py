@@ -133,7 +133,7 @@ def _registry(conn: Connection) -> AssetRegistry:
 def collector_evidence(
     conn: Connection, known: AssetRegistry, plans: Mapping[str, Plan], settings: Settings, now: int
 ) -> Iterable[CollectorEvidence]:
-    """One for each collector the node has, whether it ever ran or not."""
+    """One for each collector the node has, whether it ever ran or not. ``off``: why some are switched off, by name."""
     runs = {row["collector"]: row for row in queries.collector_runs(conn)}
     held = health_queries.leases(conn)
     upstreams = build_upstreams(settings)

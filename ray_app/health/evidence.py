@@ -60,7 +60,7 @@ class CollectorEvidence:
     patience_ms: int
     last_error: str | None = None  # text: for the master key only
     last_error_at: int | None = None
-    #: why it has nobody to ask, and what to do; None: it has
+    #: why it does not run, and what to do; None: it does
     off: str | None = None
 
     @property

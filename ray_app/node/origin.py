@@ -99,6 +99,7 @@ def sandbox_variables(port: int) -> dict[str, str]:
         "COINGECKO_BASE_URL": f"{base}/coingecko/api/v3",
         "COINBASE_EXCHANGE_BASE_URL": f"{base}/coinbase-exchange",
         "COINBASE_API_BASE_URL": f"{base}/coinbase-api/v2",
+        "COINBASE_WS_URL": f"ws://127.0.0.1:{port}/coinbase-ws",
         "SANDBOX_URL": base,
         "UPSTREAM_URLS": "",
         "COINGECKO_API_KEY": "",  # a real key is nobody's business here

@@ -273,7 +273,9 @@ GROUPS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("streams", re.compile(r"^ray::ServeReplica:streams")),
     (
         "collectors",
-        re.compile(r"^ray::(CryptoPrices|UnifiedOhlc|AssetRegistryRefresh|EventBus|ServeReplica:collection)"),
+        re.compile(
+            r"^ray::(CryptoPrices|UnifiedOhlc|AssetRegistryRefresh|CryptoTicks|EventBus|ServeReplica:collection)"
+        ),
     ),
     ("jobs", re.compile(r"^ray::JobSupervisor|/jobs/\w+\.py")),
     ("Serve, HAProxy", re.compile(r"^ray::(Serve|ProxyActor|HAProxy)|haproxy")),

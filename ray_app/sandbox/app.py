@@ -27,6 +27,7 @@ from ray_app.sandbox import (
     blockchair,
     bybit,
     coinbase,
+    coinbase_ws,
     coingecko,
     coingecko_derivatives,
     coinmetrics,
@@ -137,6 +138,7 @@ class SandboxApp:
         self.requests = 0
         #: set when the server is about to end: answers that a fault holds back are broken off
         self.ending = asyncio.Event()
+        self.ticks = coinbase_ws.Feed(world, self.clock, faults, self.ending)
         self._calls = Calls(config.request_log, WallClock().now_ms())
         self._log = RequestLog(config.request_log) if config.request_log is not None else None
 
@@ -146,7 +148,9 @@ class SandboxApp:
             await self._lifespan(receive, send)
         elif scope["type"] == "http":
             await self._http(scope, receive, send)
-        else:  # WebSockets: nothing here speaks them
+        elif scope["path"] == coinbase_ws.PATH:
+            await self.ticks.serve(receive, send)
+        else:  # no other WebSocket is here
             await send({"type": "websocket.close", "code": 1000})
 
     def close(self) -> None:

@@ -83,7 +83,8 @@ def sources() -> dict[str, tuple[str, ...]]:
     """Source → its endpoints."""
     from ray_app.sandbox.app import BASES  # the application reads fault scripts: it knows this module first
 
-    return {source: tuple(endpoint.name for endpoint in endpoints) for source, endpoints in BASES.values()}
+    asked = {source: tuple(endpoint.name for endpoint in endpoints) for source, endpoints in BASES.values()}
+    return asked | {"coinbase-ws": ("ticker",)}  # only entries that name it (sandbox/coinbase_ws.py)
 
 
 class FaultScript:
@@ -245,7 +246,7 @@ class _Entry:
         if isinstance(endpoint, str) and "." in endpoint and source == "*":
             # "coinbase.candles", the name in `crypto-data sources`
             prefix, _, endpoint = endpoint.partition(".")
-            source = "coinbase-v2" if endpoint == "exchange_rates" else prefix
+            source = {"exchange_rates": "coinbase-v2", "ticker": "coinbase-ws"}.get(endpoint, prefix)
         known = sources()
         endpoints = sorted({name for names in known.values() for name in names})
         if not isinstance(source, str) or source not in {"*", *known}:

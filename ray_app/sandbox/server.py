@@ -127,7 +127,8 @@ def _config(app: SandboxApp) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http=_Protocol,
-        ws="none",
+        ws="websockets-sansio",
+        ws_per_message_deflate=False,  # loopback
         lifespan="on",
         log_level="warning",
         access_log=False,

@@ -31,7 +31,8 @@ from ray_app.serving.feed import OutboxFeed
 from ray_app.serving.health_probes import bus_probe
 from ray_app.serving.keys import REFRESH_S, KeyRing, seed_keys
 from ray_app.serving.limits import Policy, RateLimiter
-from ray_app.serving.prices_board import CHANNEL, BoardKeeper, PriceBoard, RegistryProvider
+from ray_app.serving.price_keepers import BoardKeeper, TickKeeper
+from ray_app.serving.prices_board import CHANNEL, TICK_CHANNEL, PriceBoard, RegistryProvider
 from ray_app.serving.stats import StoredStats
 from ray_app.settings import Settings
 from ray_app.storage import gateway_queries, registry
@@ -174,6 +175,7 @@ def open_gateway(
         return bus_probe(feeds[-1] if feeds else None)
 
     keeper = BoardKeeper(board, db, open_feed)
+    ticks = TickKeeper(board, db, lambda after_seq: OutboxFeed(db, TICK_CHANNEL, hotline, after_seq=after_seq))
 
     def read_keys() -> None:
         seed_keys(db, settings, clock)
@@ -200,6 +202,7 @@ def open_gateway(
             "API keys": every(REFRESH_S, "API keys", keyring.refresh),
             "asset registry": every(REGISTRY_REFRESH_S, "asset registry", assets.refresh),
             "current prices": keeper.run,
+            "live ticks": ticks.run,
             "comparison of current prices": keeper.reconcile,
         },
     )

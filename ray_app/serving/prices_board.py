@@ -4,37 +4,39 @@ The board reads the newest slot of every asset from the database and then follow
 database's current view shows: per asset the newest slot, of that slot the best source, of that source the highest
 write in order. Applying an event twice, or one that the snapshot already holds, changes nothing.
 
-Where several sources report the *same* slot, ``venues`` lists them all and ``consensus_price`` is their median;
-otherwise both are null: one price is not a consensus.
+Beside that it holds the newest live tick of each asset (one venue's price, no market cap). The newer of both is the
+current price; ``source``, ``timestamp`` and ``as_of`` are of that one, and what a tick does not know stays of the
+observation, which ``market`` then names.
+
+Where several sources report the *same* slot, or a tick besides, ``venues`` lists them all and ``consensus_price`` is
+the median of those that are fresh and not outlying; otherwise both are null: one price is not a consensus.
 """
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 from typing import Any, Protocol
 
 import orjson
-from sqlalchemy.exc import SQLAlchemyError
 
 from ray_app.assets import Asset, AssetRegistry
 from ray_app.clock import iso
 from ray_app.collection.event_bus import Event
-from ray_app.errors import StorageError
-from ray_app.storage import gateway_queries, outbox
-from ray_app.storage.engine import Database
-from ray_app.storage.queries import SOURCE_PRIORITY
+from ray_app.serving.open_bars import OpenBars
+from ray_app.storage.queries import SOURCE_PRIORITY, TICKS
 
 logger = logging.getLogger(__name__)
 
 CHANNEL = "prices"
-#: wall seconds between two looks at the database while the feed does not work
-REFRESH_S = 5.0
-#: wall seconds between two comparisons with the database while the feed works
-RECONCILE_S = 60.0
+#: live ticks: the price of one venue between two observations
+TICK_CHANNEL = "ticks"
+#: ms: a venue whose price is this much older than the newest of them is stale, and a tick so much older is not shown
+STALE_MS, TICK_SHOWN_MS = 300_000, 3_600_000
+#: of three or more fresh prices, one this far (ratio) from their median is outlying; two cannot tell which is wrong
+OUTLYING = 0.05
 #: spellings of symbols that are remembered; more than all tickers, ids and cases in use
 _MAX_VIEWS = 8_192
 #: pages of the whole list that are kept encoded (and compressed) until a price changes
@@ -46,6 +48,7 @@ QUALITY = {
     "coinbase.candles": "reconstructed",
     "coingecko.market_chart": "reconstructed",
     "coinbase.exchange_rates": "fallback",
+    "coinbase.ticker": "live",
 }
 
 #: field of the answer → column of price_data_real
@@ -96,13 +99,17 @@ class Entry:
 
 
 class _State:
-    """An asset's newest slot: one row per source that has it. Never changed, only replaced."""
+    """An asset's newest observed slot (-1: none), one row per source that has it, and its newest tick.
 
-    __slots__ = ("entry", "rows", "slot")
+    Never changed, only replaced.
+    """
 
-    def __init__(self, slot: int, rows: dict[str, Row]) -> None:
+    __slots__ = ("entry", "rows", "slot", "tick")
+
+    def __init__(self, slot: int, rows: dict[str, Row], tick: Row | None = None) -> None:
         self.slot = slot
         self.rows = rows
+        self.tick = tick
         self.entry: Entry | None = None
 
 
@@ -140,6 +147,7 @@ class PriceBoard:
         self._ranked: tuple[Asset, ...] = ()
         self._pages: dict[Any, Any] = {}
         self._pages_version = -1
+        self.open_bars = OpenBars()
         self.loaded = False
         self.version = 0  # rises with every visible change
         self.position = 0  # the last outbox event seen
@@ -216,23 +224,30 @@ class PriceBoard:
             _merge(states, row)
         for asset_id, state in states.items():
             held = self._states.get(asset_id)
-            if held is not None and held.slot == state.slot and held.rows == state.rows:
+            if held is None:
+                continue
+            if held.tick is not None and (state.tick is None or _order(held.tick) > _order(state.tick)):
+                state.tick = held.tick  # heard of while the snapshot was read
+            if held.slot == state.slot and held.rows == state.rows and held.tick == state.tick:
                 states[asset_id] = held
         self._states = states
         self.position = position
         self.loaded = True
         self.version += 1
 
-    def apply(self, events: Sequence[Event]) -> int:
-        """Take in outbox events, ascending; the number that changed what is shown."""
+    def apply(self, events: Sequence[Event], channel: str = CHANNEL) -> int:
+        """Take in outbox events of a channel, ascending; the number that changed what is shown."""
         changed = 0
         for seq, body in events:
             try:
                 row = orjson.loads(body)
                 changed += _merge(self._states, row)
+                if channel == TICK_CHANNEL:
+                    self.open_bars.add(row["asset_id"], row["current_price"], row["event_time"])
             except (ValueError, KeyError, TypeError) as error:
-                logger.error("outbox event %d of channel %s is not a price: %r", seq, CHANNEL, error)  # noqa: TRY400
-            self.position = seq
+                logger.error("outbox event %d of channel %s is not a price: %r", seq, channel, error)  # noqa: TRY400
+            if channel == CHANNEL:
+                self.position = seq
         if changed:
             self.version += 1
         return changed
@@ -262,15 +277,28 @@ def _merge(states: dict[int, _State], row: Row) -> bool:
     asset_id, slot, source = row["asset_id"], row["slot"], row["source"]
     order = _order(row)
     state = states.get(asset_id)
+    if source == TICKS:
+        return _merge_tick(states, asset_id, state, row)
     if state is None or slot > state.slot:
-        states[asset_id] = _State(slot, {source: row})
+        states[asset_id] = _State(slot, {source: row}, state.tick if state is not None else None)
         return True
     if slot < state.slot:
         return False
     held = state.rows.get(source)
     if held is not None and (_order(held) > order or _shown(held) == _shown(row)):
         return False
-    states[asset_id] = _State(slot, {**state.rows, source: row})
+    states[asset_id] = _State(slot, {**state.rows, source: row}, state.tick)
+    return True
+
+
+def _merge_tick(states: dict[int, _State], asset_id: int, state: _State | None, row: Row) -> bool:
+    if state is None:
+        states[asset_id] = _State(-1, {}, row)
+        return True
+    held = state.tick
+    if held is not None and (_order(held) > _order(row) or _shown(held) == _shown(row)):
+        return False
+    states[asset_id] = _State(state.slot, state.rows, row)
     return True
 
 
@@ -284,124 +312,55 @@ def _priority(source: str) -> tuple[int, str]:
 
 
 def _encode(asset: Asset, state: _State, note: str | None) -> Entry:
-    sources = sorted(state.rows, key=_priority)
-    best = state.rows[sources[0]]
-    several = len(sources) > 1
+    """The newer of observation and tick is the price; what a tick does not know is of the observation.
+
+    ``market`` then says whose that is and of when; it is left out where there is no such difference.
+    """
+    rows = {source: state.rows[source] for source in sorted(state.rows, key=_priority)}
+    observed = next(iter(rows.values()), None)
+    tick = state.tick
+    if tick is not None and (observed is None or tick["event_time"] > observed["event_time"] - TICK_SHOWN_MS):
+        rows[TICKS] = tick
+    newest = tick if tick is not None and (observed is None or tick["event_time"] > observed["event_time"]) else None
+    shown, details = newest or observed, observed or tick
+    assert shown is not None  # noqa: S101 - a state has an observation or a tick
+    assert details is not None  # noqa: S101
+    source = str(shown["source"])
+    venues, consensus = _venues(list(rows.values())) if len(rows) > 1 else (None, None)
     body: dict[str, Any] = {
         "symbol": asset.symbol,
         "coin_id": asset.coin_id,
         "name": asset.name,
-        **{field: best.get(column) for field, column in FIELDS.items()},
-        "consensus_price": median(row["current_price"] for row in state.rows.values()) if several else None,
-        "venues": [
-            {
-                "source": source,
-                "price": state.rows[source]["current_price"],
-                "timestamp": iso(state.rows[source]["event_time"]),
-            }
-            for source in sources
-        ]
-        if several
-        else None,
-        "timestamp": iso(best["event_time"]),
-        "as_of": iso(best["known_at"]),
-        "source": sources[0],
-        "quality": QUALITY.get(sources[0], "observed"),
+        **{field: details.get(column) for field, column in FIELDS.items()},
+        "current_price": shown["current_price"],
+        "consensus_price": consensus,
+        "venues": venues,
+        "timestamp": iso(shown["event_time"]),
+        "as_of": iso(shown["known_at"]),
+        "source": source,
+        "quality": QUALITY.get(source, "observed"),
     }
+    if details is not shown:
+        body["market"] = {"source": details["source"], "timestamp": iso(details["event_time"])}
     if note is not None:
         body["note"] = note
-    return Entry(orjson.dumps(body), best["known_at"], sources[0], body["quality"])
+    return Entry(orjson.dumps(body), shown["known_at"], source, body["quality"])
 
 
-# --- keeping it current --------------------------------------------------------------------------------------
-
-
-class SeekableFeed(Protocol):
-    """What the board follows (serving/feed.py)."""
-
-    def __aiter__(self) -> AsyncIterator[list[Event]]:
-        """Batches of events, ascending, without holes; raises where events have been lost."""
-
-    async def aclose(self) -> None:
-        """Let go of what the feed holds."""
-
-
-class BoardKeeper:
-    """Keeps a board current: snapshot, then the feed; whatever happens to the feed, the snapshot again.
-
-    ``open_feed(after_seq)`` makes a feed. The head of the outbox is read *before* the snapshot, so nothing can fall
-    between the two. While the feed fails, the database is read every ``refresh_s`` wall seconds instead.
-    """
-
-    def __init__(
-        self,
-        board: PriceBoard,
-        db: Database,
-        open_feed: Callable[[int], SeekableFeed],
-        refresh_s: float = REFRESH_S,
-    ) -> None:
-        self._board = board
-        self._db = db
-        self._open_feed = open_feed
-        self._refresh_s = refresh_s
-        self.state = "starting"  # then "following" or "refreshing" (the feed or the database fails)
-
-    async def run(self) -> None:
-        """Until cancelled."""
-        while True:
-            try:
-                await self.reload()
-                await self._follow()
-            except (StorageError, SQLAlchemyError) as error:
-                self._fails(f"the database cannot be read: {error}")
-            except Exception as error:  # noqa: BLE001 - whatever ends the feed, prices go on from the table
-                self._fails(f"the feed ended: {error!r}")
-            else:
-                self._fails("the feed ended")
-            await asyncio.sleep(self._refresh_s)
-
-    async def reload(self) -> None:
-        """Read everything anew from the database."""
-        head, rows = await asyncio.to_thread(self._read)
-        self._board.load(rows, head)
-
-    def reload_now(self) -> None:
-        """The same, blocking: before the event loop has anything to do."""
-        head, rows = self._read()
-        self._board.load(rows, head)
-
-    def _read(self) -> tuple[int, list[dict[str, Any]]]:
-        with self._db.read() as conn:
-            head = outbox.head(conn, CHANNEL)
-            return head, gateway_queries.board_prices(conn)
-
-    async def reconcile(self) -> None:
-        """Every minute of wall time: take in what makes no event (a second source's row of the same slot)."""
-        while True:
-            await asyncio.sleep(RECONCILE_S)
-            try:
-                _, rows = await asyncio.to_thread(self._read)
-            except (StorageError, SQLAlchemyError) as error:
-                logger.info("current prices not compared with the database this time: %s", error)
-            else:
-                self._board.merge(rows)
-
-    async def _follow(self) -> None:
-        feed = self._open_feed(self._board.position)
-        # a feed that has lasted as long as a refresh would have waited works, even if there is no news
-        lasted = asyncio.get_running_loop().call_later(self._refresh_s, self._works)
-        try:
-            async for batch in feed:
-                self._works()
-                self._board.apply(batch)
-        finally:
-            lasted.cancel()
-            await feed.aclose()
-
-    def _works(self) -> None:
-        self.state = "following"
-
-    def _fails(self, why: str) -> None:
-        if self.state != "refreshing":
-            logger.warning("current prices are read from the database every %g s: %s", self._refresh_s, why)
-        self.state = "refreshing"
+def _venues(rows: Sequence[Row]) -> tuple[list[dict[str, Any]], float]:
+    """What each source says, best first, and the median of those that are fresh and not outlying."""
+    newest = max(row["event_time"] for row in rows)
+    fresh = [row["current_price"] for row in rows if newest - row["event_time"] <= STALE_MS]
+    middle = median(fresh)
+    venues, counted = [], []
+    for row in rows:
+        price, flag = row["current_price"], None
+        if newest - row["event_time"] > STALE_MS:
+            flag = "stale"
+        elif len(fresh) > 2 and abs(price - middle) > OUTLYING * middle:
+            flag = "outlying"
+        else:
+            counted.append(price)
+        venue = {"source": row["source"], "price": price, "timestamp": iso(row["event_time"])}
+        venues.append(venue | ({"flag": flag} if flag is not None else {}))
+    return venues, median(counted or fresh)

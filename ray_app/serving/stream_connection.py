@@ -20,7 +20,7 @@ from ray_app.clock import Clock, iso
 from ray_app.collection.price_events import PriceEvent
 from ray_app.errors import StorageError
 from ray_app.serving.feed import Gap
-from ray_app.serving.stream_hub import CHANNEL, PriceHub
+from ray_app.serving.stream_hub import PriceHub
 from ray_app.serving.subscriptions import BadMessage, Command, Resolver, Subscription, resolve_all
 
 log = logging.getLogger(__name__)
@@ -187,7 +187,7 @@ class Connection:
                 self.say(self._heartbeat())
 
     def _heartbeat(self) -> dict[str, Any]:
-        beat = {"type": "heartbeat", "channel": CHANNEL, "timestamp": iso(self._clock.now_ms())}
+        beat = {"type": "heartbeat", "channel": self._hub.channel, "timestamp": iso(self._clock.now_ms())}
         # While attached, with an empty queue, the client has everything up to here.
         return beat | {"seq": self._hub.seq} if self._attached else beat
 
@@ -258,7 +258,7 @@ class Connection:
     def _say_subscribed(self, command: Command, notes: list[dict[str, str]], unknown: list[dict[str, Any]]) -> None:
         message: dict[str, Any] = {
             "type": "subscribed",
-            "channel": CHANNEL,
+            "channel": self._hub.channel,
             "symbols": self._subscription.described(),
             "channels": list(self._subscription.fields),
             "repairs": self._subscription.repairs,
@@ -280,7 +280,7 @@ class Connection:
         self.say(
             {
                 "type": "snapshot",
-                "channel": CHANNEL,
+                "channel": self._hub.channel,
                 "seq": self._hub.seq,
                 "prices": [price.row(subscription.fields) for price in held],
                 "timestamp": iso(self._clock.now_ms()),
@@ -346,7 +346,7 @@ class Connection:
         cursor = after_seq
         while True:
             if hub.generation != generation:
-                self.say(_gap(cursor + 1, hub.seq, hub.seq + 1))
+                self.say(_gap(hub.channel, cursor + 1, hub.seq, hub.seq + 1))
                 generation, cursor, snapshot = hub.generation, hub.seq, True
             if cursor >= hub.seq:
                 break
@@ -354,7 +354,7 @@ class Connection:
                 events = await hub.events_after(cursor, CATCH_UP)
             except Gap as gap:
                 last_missing = min(gap.first_available - 1, hub.seq)
-                self.say(_gap(gap.first_missing, last_missing, last_missing + 1))
+                self.say(_gap(hub.channel, gap.first_missing, last_missing, last_missing + 1))
                 cursor, snapshot = last_missing, True
                 continue
             if hub.generation != generation:
@@ -369,7 +369,13 @@ class Connection:
         self._subscription.lower(after_seq)
         self._attach()
         self.say(
-            {"type": "resumed", "channel": CHANNEL, "after_seq": after_seq, "through_seq": cursor, "events": count}
+            {
+                "type": "resumed",
+                "channel": self._hub.channel,
+                "after_seq": after_seq,
+                "through_seq": cursor,
+                "events": count,
+            }
             | _tagged(command)
         )
         if snapshot:
@@ -403,14 +409,14 @@ class Connection:
     def lost(self, first_missing: int, last_missing: int | None, first_available: int) -> None:
         """The hub had to read its state anew: say what is missing, and how things stand."""
         self._subscription.restart(self._hub.seq)
-        self.say(_gap(first_missing, last_missing, first_available))
+        self.say(_gap(self._hub.channel, first_missing, last_missing, first_available))
         self._snapshot(None)
 
 
-def _gap(first_missing: int, last_missing: int | None, first_available: int) -> dict[str, Any]:
+def _gap(channel: str, first_missing: int, last_missing: int | None, first_available: int) -> dict[str, Any]:
     return {
         "type": "gap",
-        "channel": CHANNEL,
+        "channel": channel,
         "first_missing": first_missing,
         "last_missing": last_missing,
         "first_available": first_available,

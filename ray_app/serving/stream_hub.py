@@ -17,15 +17,15 @@ from typing import Protocol
 from sqlalchemy.exc import SQLAlchemyError
 
 from ray_app.collection.event_bus import Event, Hotline
-from ray_app.collection.price_events import CurrentPrices, PriceEvent, UnreadableEvent
+from ray_app.collection.price_events import CurrentPrices, PriceEvent, TickEvent, UnreadableEvent
 from ray_app.errors import StorageError
 from ray_app.serving.feed import Gap, OutboxFeed, read_after
-from ray_app.storage import outbox, queries
+from ray_app.storage import gateway_queries, outbox, queries
 from ray_app.storage.engine import Database
 
 log = logging.getLogger(__name__)
 
-CHANNEL = "prices"
+CHANNEL, TICKS = "prices", "ticks"
 #: how much of the recent past is kept decoded, so that clients that come back do not read the table (an event weighs
 #: about 1 kB decoded)
 LOG_EVENTS = 10_000
@@ -50,7 +50,12 @@ class Client(Protocol):
 class PriceHub:
     """The prices as of :attr:`seq`, kept current from the outbox, and written to the attached clients."""
 
-    def __init__(self, db: Database, hotline: Hotline | None, log_events: int = LOG_EVENTS) -> None:
+    def __init__(
+        self, db: Database, hotline: Hotline | None, log_events: int = LOG_EVENTS, channel: str = CHANNEL
+    ) -> None:
+        #: the outbox channel it reads, whose sequence numbers these are
+        self.channel = channel
+        self._kind = TickEvent if channel == TICKS else PriceEvent
         self._db = db
         self._hotline = hotline
         self._feed: OutboxFeed | None = None
@@ -110,16 +115,16 @@ class PriceHub:
     def _read_table(self, after_seq: int, limit: int) -> list[Event]:
         try:
             with self._db.read() as conn:
-                return read_after(conn, CHANNEL, after_seq, limit)
+                return read_after(conn, self.channel, after_seq, limit)
         except SQLAlchemyError as error:
-            raise StorageError(f"outbox channel {CHANNEL}: {type(error).__name__}") from error
+            raise StorageError(f"outbox channel {self.channel}: {type(error).__name__}") from error
 
     async def head(self) -> int:
         """The newest event in the table (this process may be a moment behind it)."""
 
         def work() -> int:
             with self._db.read() as conn:
-                return outbox.head(conn, CHANNEL)
+                return outbox.head(conn, self.channel)
 
         return await asyncio.to_thread(work)
 
@@ -157,7 +162,7 @@ class PriceHub:
         self.prices = CurrentPrices(prices)
         self.seq = seq
         if self._feed is None:
-            self._feed = OutboxFeed(self._db, CHANNEL, self._hotline, after_seq=seq)
+            self._feed = OutboxFeed(self._db, self.channel, self._hotline, after_seq=seq)
         else:
             self._feed.seek(seq)
         self.ready.set()
@@ -165,8 +170,9 @@ class PriceHub:
 
     def _read_state(self) -> tuple[int, list[PriceEvent]]:
         with self._db.read() as conn:  # one snapshot: the prices are as of exactly this event
-            seq = outbox.head(conn, CHANNEL)
-            return seq, [PriceEvent.of(row) for row in queries.current_prices(conn)]
+            seq = outbox.head(conn, self.channel)
+            rows = gateway_queries.current_ticks(conn) if self.channel == TICKS else queries.current_prices(conn)
+            return seq, [self._kind.of(row) for row in rows]
 
     async def _follow(self) -> None:
         assert self._feed is not None  # noqa: S101 - _load made it
@@ -188,7 +194,7 @@ class PriceHub:
 
     def _decode(self, seq: int, body: bytes) -> PriceEvent | None:
         try:
-            return PriceEvent.parse(seq, body)
+            return self._kind.parse(seq, body)
         except UnreadableEvent as error:
             self.unreadable += 1
             log.error("prices stream: %s", error)  # noqa: TRY400 - the message says it all

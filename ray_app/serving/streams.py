@@ -1,4 +1,4 @@
-"""WebSocket streams: ``/ws/prices``. The protocol is described in docs/streams.md.
+"""WebSocket streams: ``/ws/prices`` and ``/ws/ticks``. The protocol is described in docs/streams.md.
 
 :func:`build_streams` makes an ASGI application from its dependencies; Serve mounts it at ``/ws``, a test runs it under
 uvicorn. It needs a server whose ``send`` waits for a slow peer (uvicorn's does, and Serve's where user code runs in
@@ -22,7 +22,7 @@ from ray_app.collection.event_bus import Hotline
 from ray_app.errors import StorageError
 from ray_app.serving.auth_types import Authenticator
 from ray_app.serving.stream_connection import Connection, Limits
-from ray_app.serving.stream_hub import PriceHub
+from ray_app.serving.stream_hub import CHANNEL, TICKS, PriceHub
 from ray_app.serving.subscriptions import BadMessage, Command, Resolver, parse_message
 from ray_app.settings import Settings
 from ray_app.storage.engine import Database
@@ -33,7 +33,8 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-PATHS = ("/ws/prices", "/prices")
+#: path below the server or the mount → the outbox channel it streams
+PATHS = {"/ws/prices": CHANNEL, "/prices": CHANNEL, "/ws/ticks": TICKS, "/ticks": TICKS}
 INVALID_KEY = {"error": "Invalid API key"}
 
 
@@ -91,6 +92,8 @@ class Streams:
     def __init__(self, deps: StreamDeps) -> None:
         self._deps = deps
         self._hub = PriceHub(deps.db, deps.hotline)
+        self._ticks = PriceHub(deps.db, deps.hotline, channel=TICKS)  # read from the first client on
+        self._reading_ticks = False
         self._tasks: list[asyncio.Task[None]] = []
         self._sockets: dict[Socket, bytes | None] = {}  # with the key each was let in by
         self._closing = False
@@ -104,7 +107,7 @@ class Streams:
     def start(self) -> None:
         """Start reading (once, and not after :meth:`aclose`; needs a running event loop)."""
         if not self._tasks and not self._closing:
-            self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._check_keys())]
+            self._tasks = [asyncio.create_task(self._read(self._hub)), asyncio.create_task(self._check_keys())]
 
     async def aclose(self) -> None:
         """Tell every client that the service restarts (1012), wait a little, and stop."""
@@ -135,13 +138,13 @@ class Streams:
             unreadable_events=self._hub.unreadable,
         )
 
-    async def _read(self) -> None:
+    async def _read(self, hub: PriceHub) -> None:
         while True:
             try:
-                await self._hub.run()
+                await hub.run()
             except Exception:
                 # A bug must not silence every stream for good: it is logged with its stack, and reading starts anew.
-                log.exception("prices stream: the reader failed")
+                log.exception("%s stream: the reader failed", hub.channel)
                 await asyncio.sleep(1)
 
     async def _check_keys(self) -> None:
@@ -190,7 +193,7 @@ class Streams:
         self.start()
         headers = [(b"x-data-origin", b"sandbox")] if self._deps.settings.origin == "sandbox" else []
         send = _polite(send)
-        socket = Socket(self, self._deps, receive, send)
+        socket = Socket(self, self._deps, receive, send, self.hub_of(PATHS[_route(scope)]))
         # Counted before the first await: a burst of connections cannot slip through the cap together.
         refusal = self._refusal()
         if refusal is None:
@@ -233,20 +236,27 @@ class Streams:
 
     @property
     def hub(self) -> PriceHub:
-        """The state that the clients see."""
+        """The state that the clients of ``prices`` see."""
         return self._hub
+
+    def hub_of(self, channel: str) -> PriceHub:
+        """The state that the clients of a channel see."""
+        if channel == CHANNEL:
+            return self._hub
+        if not self._reading_ticks and self._tasks:
+            self._reading_ticks = True
+            self._tasks.append(asyncio.create_task(self._read(self._ticks)))
+        return self._ticks
 
 
 class Socket:
     """From the handshake to the close frame: authorisation, reading, errors in a row."""
 
-    def __init__(self, streams: Streams, deps: StreamDeps, receive: Receive, send: Send) -> None:
+    def __init__(self, streams: Streams, deps: StreamDeps, receive: Receive, send: Send, hub: PriceHub) -> None:
         self._streams = streams
         self._limits = deps.limits
         self._receive = receive
-        self._connection = Connection(
-            streams.hub, deps.registry, deps.clock, send, deps.settings.origin, deps.limits.client
-        )
+        self._connection = Connection(hub, deps.registry, deps.clock, send, deps.settings.origin, deps.limits.client)
         self._errors = 0
 
     @property

@@ -19,6 +19,7 @@ _BASES: Final[Mapping[str, re.Pattern[str]]] = {
     "coingecko": re.compile(r"(?:api|pro-api)\.coingecko\.com/api/v3|[^/]+/coingecko/api/v3"),
     "coinbase": re.compile(r"api\.(?:exchange|pro|gdax|prime)\.coinbase\.com|[^/]+/coinbase-exchange"),
     "coinbase-v2": re.compile(r"api\.coinbase\.com/v2|[^/]+/coinbase-api/v2"),
+    "coinbase-ws": re.compile(r"ws-feed\.exchange\.coinbase\.com|[^/]+/coinbase-ws"),
     "fred": re.compile(r"api\.stlouisfed\.org/fred|[^/]+/fred"),
     "yahoo": re.compile(r"query[12]\.finance\.yahoo\.com|[^/]+/yahoo"),
     "rss": re.compile(r"[^/]+/rss"),

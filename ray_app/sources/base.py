@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import orjson
+
 JsonScalar = str | int | float | bool | None
 
 
@@ -113,6 +115,10 @@ class Endpoint(ABC):
     def path_of(self, url: str) -> str | None:  # noqa: ARG002 - for those that live on many hosts
         """The path of a request by its URL, where the account's hosts do not tell; None: they do; "": not its own."""
         return None
+
+    def shape_of(self, body: bytes) -> Any:
+        """The JSON value of a body, whose fields are watched for changes (drift.py); ValueError: it is none."""
+        return orjson.loads(body)
 
     @abstractmethod
     def request(self, *args: Any, **kwargs: Any) -> Request:

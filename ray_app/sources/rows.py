@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from ray_app.sources.base import JsonScalar, Row
 from ray_app.sources.reading import Findings
 
-#: Columns of price_data_real that only coingecko.markets fills; the other sources leave them NULL.
+#: Columns of price_data_real that only some sources fill (most of them coingecko.markets); the others leave them NULL.
 _PRICE_COLUMNS: tuple[str, ...] = (
     "price_change_24h",
     "price_change_percentage_24h",
@@ -42,6 +42,9 @@ _PRICE_COLUMNS: tuple[str, ...] = (
     "ath_date",
     "atl",
     "atl_date",
+    "bid_price",
+    "ask_price",
+    "volume_qty_24h",
 )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, and_, func, select
 
+from ray_app.storage.queries import TICKS
 from ray_app.storage.tables import crypto_assets, ohlc_data, outbox_heads, price_data_real
 
 Record = dict[str, Any]
@@ -18,28 +19,36 @@ _p = price_data_real.alias("p")
 _q = price_data_real.alias("q")
 
 
-def board_prices_query(asset_id: int | None = None) -> Select[Any]:
-    """Every source's row of the newest slot, per asset: one step back on the primary key each."""
-    newest_slot = (
-        select(_q.c.slot)
-        .where(_q.c.asset_id == crypto_assets.c.asset_id)
-        .order_by(_q.c.slot.desc())
-        .limit(1)
-        .correlate(crypto_assets)
-        .scalar_subquery()
-    )
+def board_prices_query(asset_id: int | None = None, *, ticks: bool = False) -> Select[Any]:
+    """Every source's row of the newest slot that was observed, per asset: a few steps back on the primary key each.
+
+    ``ticks``: instead, the tick of the newest slot of all, where it has one. An older tick is none to show: something
+    newer was observed.
+    """
+    newest = select(_q.c.slot).where(_q.c.asset_id == crypto_assets.c.asset_id)
+    if not ticks:
+        newest = newest.where(_q.c.source != TICKS)
+    newest_slot = newest.order_by(_q.c.slot.desc()).limit(1).correlate(crypto_assets).scalar_subquery()
     query = (
         select(crypto_assets.c.symbol, crypto_assets.c.coin_id, *_p.c)
         .select_from(crypto_assets)
         # + 0: from the registry to the prices; a SQLite without statistics would read all prices to get there
         .join(_p, and_(_p.c.asset_id == crypto_assets.c.asset_id + 0, _p.c.slot == newest_slot))
     )
+    if ticks:
+        query = query.where(_p.c.source == TICKS)
     return query if asset_id is None else query.where(crypto_assets.c.asset_id == asset_id)
 
 
 def board_prices(conn: Connection, asset_id: int | None = None) -> list[Record]:
-    """The rows of each asset's newest slot, from every source that has it; of one asset, if asked."""
-    return [dict(row) for row in conn.execute(board_prices_query(asset_id)).mappings()]
+    """The rows of each asset's newest slot, from every source that has it, and its newest tick; of one, if asked."""
+    queries = (board_prices_query(asset_id), board_prices_query(asset_id, ticks=True))
+    return [dict(row) for query in queries for row in conn.execute(query).mappings()]
+
+
+def current_ticks(conn: Connection) -> list[Record]:
+    """The newest tick of each asset that has one in its newest slot, with symbol and coin_id."""
+    return [dict(row) for row in conn.execute(board_prices_query(ticks=True)).mappings()]
 
 
 def registry_changed_at(conn: Connection) -> int | None:

@@ -1,7 +1,7 @@
 """What is stored and what is known to be missing, as ranges of slots. Times in ms, ranges half open.
 
-A **dataset** is ``prices`` (price_data_real), ``candles-<seconds>`` (ohlc_data of the venue ``coinbase``), or one of
-feeds, whose slots are those that an answer covers (collection_polls).
+A **dataset** is ``prices`` (price_data_real but for its ticks, see queries.TICKS), ``candles-<seconds>`` (ohlc_data of
+the venue ``coinbase``), or one of feeds, whose slots are those that an answer covers (collection_polls).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, insert, or_, select
 
+from ray_app.storage.queries import TICKS
 from ray_app.storage.tables import collection_gaps, collection_polls, ohlc_data, price_data_real
 
 VENUE = "coinbase"
@@ -33,7 +34,7 @@ class LedgerEntry(NamedTuple):
 def _source(dataset: str) -> tuple[Any, ColumnElement[int], list[ColumnElement[bool]]]:
     """Asset column, slot column and conditions of a dataset."""
     if dataset == "prices":
-        return price_data_real.c.asset_id, price_data_real.c.slot, []
+        return price_data_real.c.asset_id, price_data_real.c.slot, [price_data_real.c.source != TICKS]
     if dataset.startswith("candles-"):
         columns = ohlc_data.c
         return (

@@ -73,24 +73,25 @@ def tail_start(conn: Connection, channel: str) -> int:
     return oldest if oldest is not None else head(conn, channel) + 1
 
 
-def prune(conn: Connection, before_ms: int, *, limit: int = 5_000) -> int:
-    """Delete events older than ``before_ms`` from the front of each channel; how many went.
+def prune(conn: Connection, before_ms: int, *, channel: str | None = None, limit: int = 5_000) -> int:
+    """Delete events older than ``before_ms`` from the front of ``channel`` (None: of each); how many went.
 
     What stays is contiguous: deletion stops at the first event young enough to keep. At most ``limit`` events go in
     one transaction, so that writers never wait long: call again until the answer is 0.
     """
     gone = 0
-    for channel in conn.scalars(select(outbox_heads.c.channel).order_by(outbox_heads.c.channel)).all():
+    every = conn.scalars(select(outbox_heads.c.channel).order_by(outbox_heads.c.channel)).all()
+    for name in every if channel is None else (channel,):
         front = conn.execute(
             select(outbox.c.seq, outbox.c.created_at)
-            .where(outbox.c.channel == channel)
+            .where(outbox.c.channel == name)
             .order_by(outbox.c.seq)
             .limit(limit - gone)
         ).all()
         end = next((seq for seq, created_at in front if created_at >= before_ms), None)
         stop = end if end is not None else (front[-1].seq + 1 if front else 0)
         if stop and (front[0].seq < stop):
-            gone += conn.execute(delete(outbox).where(outbox.c.channel == channel, outbox.c.seq < stop)).rowcount
+            gone += conn.execute(delete(outbox).where(outbox.c.channel == name, outbox.c.seq < stop)).rowcount
         if gone >= limit:
             break
     return gone

@@ -24,7 +24,17 @@ from ray_app.storage.tables import (
 )
 
 #: Whose price is shown where several sources have one for a slot, best first.
-SOURCE_PRIORITY = ("coingecko.markets", "coinbase.candles", "coingecko.market_chart", "coinbase.exchange_rates")
+SOURCE_PRIORITY = (
+    "coingecko.markets",
+    "coinbase.candles",
+    "coingecko.market_chart",
+    "coinbase.exchange_rates",
+    "coinbase.ticker",
+)
+#: One venue's live ticks. They are no observations: they know no market cap and come as long as a connection holds, so
+#: a slot that has only them is still owed, and the dataset ``prices`` (what is current, stored, newest, history) is of
+#: the other sources. Whoever wants the newest price of all takes the newer of both, as the gateway's board does.
+TICKS = "coinbase.ticker"
 
 #: Candle datasets: their interval in seconds. All are of one venue.
 CANDLE_DATASETS = {"candles-300": 300, "candles-3600": 3_600, "candles-86400": 86_400}
@@ -58,10 +68,10 @@ _best_source = (
     .correlate(_p)
     .scalar_subquery()
 )
-#: One step back on the primary key per asset, however long its history.
+#: A few steps back on the primary key per asset (over its ticks since), however long its history.
 _newest_slot = (
     select(_q.c.slot)
-    .where(_q.c.asset_id == crypto_assets.c.asset_id)
+    .where(_q.c.asset_id == crypto_assets.c.asset_id, _q.c.source != TICKS)
     .order_by(_q.c.slot.desc())
     .limit(1)
     .correlate(crypto_assets)
@@ -108,7 +118,8 @@ def price_history_query(asset_id: int, start: int, end: int) -> Select[Any]:
     """The best source's row per slot."""
     return (
         select(_p)
-        .where(_p.c.asset_id == asset_id, _p.c.slot >= start, _p.c.slot < end, _p.c.source == _best_source)
+        .where(_p.c.asset_id == asset_id, _p.c.slot >= start, _p.c.slot < end)
+        .where(_p.c.source == _best_source, _p.c.source != TICKS)
         .order_by(_p.c.slot)
     )
 
@@ -181,7 +192,8 @@ def stored_slots(
 def stored_slots_query(dataset: str, asset_id: int, start: int, end: int) -> Select[Any]:
     """Distinct slots of one asset, from any source or version."""
     if dataset == "prices":
-        slot, mine = price_data_real.c.slot, [price_data_real.c.asset_id == asset_id]
+        slot = price_data_real.c.slot
+        mine = [price_data_real.c.asset_id == asset_id, price_data_real.c.source != TICKS]
     else:
         slot, mine = ohlc_data.c.open_time, [ohlc_data.c.asset_id == asset_id, *_dataset_of_candles(dataset, ohlc_data)]
     return select(slot).where(*mine, slot >= start, slot < end).distinct().order_by(slot)
@@ -275,7 +287,7 @@ PRICE_FIELDS = tuple(str(column.name) for column in price_data_real.c if column.
 def repaired_fields_query() -> Select[*tuple[Any, ...]]:
     """Price slots that the ledger calls repaired: how many, and in how many of them each field is known."""
     gap, price = collection_gaps.c, price_data_real.c
-    inside = and_(price.asset_id == gap.asset_id, price.slot >= gap.start, price.slot < gap.end)
+    inside = and_(price.asset_id == gap.asset_id, price.slot >= gap.start, price.slot < gap.end, price.source != TICKS)
     known = [func.max(case((price[name].is_not(None), 1), else_=0)).label(name) for name in PRICE_FIELDS]
     slots = (
         select(price.asset_id, price.slot, *known)

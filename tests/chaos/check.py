@@ -190,7 +190,10 @@ def check(run: Run) -> Findings:
 def prices_are_true(run: Run) -> Iterator[str]:
     """Each stored price is the market's, or what the sandbox was told to say; none is missing that could be had."""
     truth = run.truth.prices(run.start - HOUR, run.end + HOUR)
-    rows = run.node.query("SELECT * FROM price_data_real WHERE slot >= ? AND slot < ?", (run.start, run.end))
+    rows = run.node.query(
+        "SELECT * FROM price_data_real WHERE slot >= ? AND slot < ? AND source <> 'coinbase.ticker'",
+        (run.start, run.end),
+    )
     seen: Counter[tuple[str, int, str]] = Counter()
     lies = 0
     for row in rows:
@@ -229,7 +232,9 @@ def no_slot_is_missing(run: Run) -> Iterator[str]:
     """A slot without a price is one in which nothing was traded, or of which the script spoilt every answer."""
     stored = {
         (run.node.symbol_of[row["asset_id"]], row["slot"])
-        for row in run.node.query("SELECT asset_id, slot FROM price_data_real WHERE slot >= ?", (run.start,))
+        for row in run.node.query(
+            "SELECT asset_id, slot FROM price_data_real WHERE slot >= ? AND source <> 'coinbase.ticker'", (run.start,)
+        )
     }
     traded = {symbol for symbol, _ in run.bars} & run.node.listed.keys()
     said = run.node.settled("prices", "unrepairable") | run.node.settled("prices", "confirmed_empty")

@@ -12,7 +12,7 @@ import pytest
 
 from ray_app.cli import main
 from ray_app.sources import ENDPOINTS
-from tests.sources.samples import BODIES, NOON, REQUESTS, coin
+from tests.sources.samples import BODIES, NOON, REQUESTS, coin, raw
 
 FETCHED_AT = "2026-05-18T12:00:07.300Z"
 PARAMS = {
@@ -70,10 +70,10 @@ def test_installed_command_reads_a_pipe():
 
 
 def parse(run, name, body, *more):
-    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    sent = body if isinstance(body, bytes) else json.dumps(body).encode()
     asked = PARAMS.get(name) or [f"{key}={value}" for key, value in REQUESTS[name]().params.items()]
     params = [argument for param in asked for argument in ("--param", param)]
-    return run("parse", name, "-", "--fetched-at", FETCHED_AT, *params, *more, stdin=raw)
+    return run("parse", name, "-", "--fetched-at", FETCHED_AT, *params, *more, stdin=sent)
 
 
 def test_sources_are_named_one_per_line_and_nothing_else(run):
@@ -89,8 +89,7 @@ def test_rows_are_json_lines_of_table_key_and_values(run, name):
     rows = [json.loads(line) for line in out.splitlines()]
     assert rows
     assert all(list(row) == ["table", "key", "values", "source", "payload_hash"] for row in rows)
-    body = BODIES[name]
-    sha256 = hashlib.sha256(body if isinstance(body, bytes) else json.dumps(body).encode()).hexdigest()
+    sha256 = hashlib.sha256(raw(name)).hexdigest()
     assert {(row["source"], row["payload_hash"]) for row in rows} == {(name, sha256)}
 
 

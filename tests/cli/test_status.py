@@ -258,7 +258,9 @@ def test_a_node_whose_api_is_silent_is_read_from_its_database(data_dir):
     seen = json.loads(result.stdout)
     assert (seen["state"], seen["why"]) == ("not ready", "the API does not answer")
     assert seen["collectors_from"] == "database"
-    assert [row["collector"] for row in seen["collectors"]] == ["crypto-prices", "unified-ohlc", "asset-registry"]
+    assert [row["collector"] for row in seen["collectors"]] == [
+        *("crypto-prices", "unified-ohlc", "asset-registry", "crypto-ticks")
+    ]
     assert seen["gaps"] == []
     assert "GET /ready: ConnectError" in seen["notes"]
     assert seen["memory"]

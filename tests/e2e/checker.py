@@ -153,7 +153,9 @@ class Node:
     def prices(self, start: int, end: int) -> dict[tuple[str, int], Row]:
         """The stored prices by symbol and slot; AssertionError where a slot has two."""
         found: dict[tuple[str, int], Row] = {}
-        for row in self.query("SELECT * FROM price_data_real WHERE slot >= ? AND slot < ?", (start, end)):
+        for row in self.query(
+            "SELECT * FROM price_data_real WHERE slot >= ? AND slot < ? AND source <> 'coinbase.ticker'", (start, end)
+        ):
             key = (self.symbol_of[row["asset_id"]], row["slot"])
             assert key not in found, f"two prices for {key}"
             found[key] = row
@@ -258,7 +260,7 @@ def check_prices_after_faults(node: Node, market: Market, start: int, end: int) 
     The number of prices that came from candles.
     """
     wanted = {(symbol, slot) for symbol in market.symbols & node.listed.keys() for slot in range(start, end, SLOT)}
-    query = "SELECT * FROM price_data_real WHERE slot >= ? AND slot < ?"
+    query = "SELECT * FROM price_data_real WHERE slot >= ? AND slot < ? AND source <> 'coinbase.ticker'"
     source = {(node.symbol_of[r["asset_id"]], r["slot"]): r["source"] for r in node.query(query, (start, end))}
     missing = wanted - source.keys()
     assert not missing & node.candles(300, start, end).keys(), "a candle that could have told the price is stored"

@@ -95,7 +95,7 @@ class Node:
         self.prices(range((NOW - 2 * DAY_MS) // SLOT * SLOT, NOW, SLOT))
         for interval_s in datasets.CANDLES:
             self.candles(interval_s, NOW - (6 * DAY_MS if interval_s == 86_400 else 2 * DAY_MS))
-        for name in ("crypto-prices", "unified-ohlc", "asset-registry"):
+        for name in ("crypto-prices", "unified-ohlc", "asset-registry", "crypto-ticks"):
             self.runs(name)
             assert LeaseKeeper(self.db).acquire(name, "me", 60)
         return self
@@ -317,7 +317,7 @@ async def test_the_summary_says_score_states_and_what_cost_what(sqlite_db: Datab
         "reason": "no Redis is configured (REDIS_URL)",
     }
     assert body["losses"] == [
-        {"component": "event_bus", "points": 5.0, "reason": "it does not answer", "since": "2023-11-14T22:20:00Z"}
+        {"component": "event_bus", "points": 4.9, "reason": "it does not answer", "since": "2023-11-14T22:20:00Z"}
     ]
 
 
@@ -400,3 +400,21 @@ async def test_a_database_error_is_evidence(
     body = await reporter(node).summary()
     assert body["status"] == "critical"
     assert "hunter2" not in json.dumps(body)
+
+
+async def test_a_tick_stream_that_is_switched_off_costs_nothing(sqlite_db: Database, settings: Settings) -> None:
+    node = Node(sqlite_db, settings).everything()
+    node.db.run(lambda conn: conn.execute(collector_runs.delete().where(collector_runs.c.collector == "crypto-ticks")))
+    node.settings = node.settings.model_copy(update={"tick_stream": False})
+    health = score(node.look())
+    assert (health.score, health.losses) == (100.0, ())
+    off = next(one for one in health.components if one.name == "collector:crypto-ticks")
+    assert (off.state, "TICK_STREAM" in str(off.reason)) == ("off", True)
+
+
+async def test_a_tick_stream_that_cannot_be_had_leaves_the_node_healthy(
+    sqlite_db: Database, settings: Settings
+) -> None:
+    node = Node(sqlite_db, settings).everything()
+    node.db.run(lambda conn: conn.execute(collector_runs.delete().where(collector_runs.c.collector == "crypto-ticks")))
+    assert score(node.look()).score >= 98

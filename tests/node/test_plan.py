@@ -40,6 +40,7 @@ def test_a_sandbox_node_asks_no_real_upstream_and_shows_it_no_key(tmp_path, monk
     sandbox = f"http://127.0.0.1:{plan.head.ports.sandbox}/"
     for name in ("COINGECKO_BASE_URL", "COINBASE_EXCHANGE_BASE_URL", "COINBASE_API_BASE_URL"):
         assert plan.environment[name].startswith(sandbox)
+    assert plan.environment["COINBASE_WS_URL"] == f"ws://127.0.0.1:{plan.head.ports.sandbox}/coinbase-ws"
     assert plan.environment["COINGECKO_API_KEY"] == ""
     assert plan.settings.coingecko_api_key is None
 

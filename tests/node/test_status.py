@@ -22,7 +22,9 @@ def test_status_reads_a_running_node_and_other_commands_find_it(tmp_path):
         wait_until(lambda: look()["state"] == "healthy", 240, "a healthy node")
         seen = look()
         assert seen["collectors_from"] == "API"
-        assert {row["collector"] for row in seen["collectors"]} == {"crypto-prices", "unified-ohlc", "asset-registry"}
+        assert {row["collector"] for row in seen["collectors"]} == {
+            *("crypto-prices", "unified-ohlc", "asset-registry", "crypto-ticks")
+        }
         assert {item["dataset"] for item in seen["backfill"]} == {"candles-86400", "candles-3600", "candles-300"}
         assert {"API", "streams", "collectors", "Ray", "Serve, HAProxy", "sandbox", "launcher"} <= set(seen["memory"])
         assert seen["notes"] == []

@@ -17,7 +17,8 @@ from ray_app.serving.api import Gateway, build_api
 from ray_app.serving.deps import GatewayDeps, StoredRegistry
 from ray_app.serving.keys import KeyRing, Level
 from ray_app.serving.limits import Policy, RateLimiter
-from ray_app.serving.prices_board import BoardKeeper, PriceBoard
+from ray_app.serving.price_keepers import BoardKeeper
+from ray_app.serving.prices_board import PriceBoard
 from ray_app.serving.stats import StoredStats
 from ray_app.settings import Settings
 from ray_app.storage import registry

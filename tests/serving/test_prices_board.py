@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from ray_app.assets import AssetRegistry
 from ray_app.errors import StorageError, UnknownSymbol
-from ray_app.serving import prices_board
+from ray_app.serving import price_keepers, prices_board
 from ray_app.serving.deps import StoredRegistry
 from ray_app.serving.feed import Gap, OutboxFeed
-from ray_app.serving.prices_board import BoardKeeper, PriceBoard
+from ray_app.serving.price_keepers import BoardKeeper, TickKeeper
+from ray_app.serving.prices_board import PriceBoard
 from ray_app.storage import outbox, queries, registry
 from ray_app.storage.tables import price_data_real
 from ray_app.storage.upsert import guarded_upsert
@@ -140,6 +141,98 @@ def test_within_a_slot_the_best_source_is_shown_and_all_are_the_consensus(board)
     ]
     board.apply(events(price_row(BTC, SLOT + 300_000, 105.0), first=3))
     assert shown(board)["consensus_price"] is None
+
+
+# --- live ticks ---
+
+
+def tick(price, at, asset=BTC, **values):
+    return price_row(asset, at - at % 300_000, price, "coinbase.ticker", event_time=at, known_at=at + 800, **values)
+
+
+def ticked(board, *rows, first=1, asset=BTC):
+    return board.apply([(first + n, price_event(row, asset)) for n, row in enumerate(rows)], "ticks")
+
+
+def test_a_newer_tick_is_the_price_and_hides_nothing_that_was_observed(board):
+    board.load([price_row(BTC, SLOT, 100.0, market_cap=5e9, high_24h=110.0, price_change_24h=-1.0)], 7)
+    assert ticked(board, tick(101.0, SLOT + 200_000, high_24h=999.0, volume_qty_24h=3.0)) == 1
+    body = shown(board)
+    assert (body["current_price"], body["source"], body["quality"]) == (101.0, "coinbase.ticker", "live")
+    assert (body["timestamp"], body["as_of"]) == ("2026-11-24T07:58:20Z", "2026-11-24T07:58:20.800Z")
+    assert (body["market_cap"], body["high_24h"], body["price_change_24h"]) == (5e9, 110.0, -1.0)
+    assert body["market"] == {"source": "coingecko.markets", "timestamp": "2026-11-24T07:55:03Z"}
+    assert board.position == 7, "the ticks have numbers of their own"
+
+
+def test_an_older_tick_is_a_venue_and_not_the_price(board):
+    board.load([price_row(BTC, SLOT, 100.0)], 0)
+    ticked(board, tick(99.0, SLOT - 60_000))
+    body = shown(board)
+    assert (body["current_price"], body["source"], body["consensus_price"]) == (100.0, "coingecko.markets", 99.5)
+    assert "market" not in body
+    ticked(board, tick(101.0, SLOT + 4_000))
+    board.apply(events(price_row(BTC, SLOT + 300_000, 105.0)))
+    assert shown(board)["current_price"] == 105.0
+
+
+def test_a_tick_of_hours_ago_is_not_shown_at_all(board):
+    board.load([price_row(BTC, SLOT, 100.0), tick(1.0, SLOT - 2 * 3_600_000)], 0)
+    body = shown(board)
+    assert (body["current_price"], body["venues"], body["consensus_price"]) == (100.0, None, None)
+
+
+def test_an_asset_with_nothing_but_ticks_is_priced(board):
+    board.load([], 0)
+    ticked(board, tick(3.0, SLOT), tick(2.0, SLOT - 1_000, high_24h=9.0))
+    body = shown(board)
+    assert (body["current_price"], body["market_cap"], body["venues"]) == (3.0, None, None)
+    assert "market" not in body
+
+
+def test_ticks_in_any_order_end_at_the_newest_and_a_repetition_changes_nothing(board):
+    rows = [tick(float(n), SLOT + 1_000 * n) for n in range(1, 6)]
+    for order in (rows, rows[::-1], rows[2:] + rows[:2]):
+        board.load([], 0)
+        ticked(board, *order)
+        assert shown(board)["current_price"] == 5.0
+        version = board.version
+        assert ticked(board, *order) == 0
+        assert board.version == version
+
+
+def test_a_stale_and_an_outlying_venue_are_flagged_and_not_counted(board):
+    board.load(
+        [
+            price_row(BTC, SLOT, 100.0),
+            price_row(BTC, SLOT, 101.0, "coinbase.candles"),
+            price_row(BTC, SLOT, 150.0, "coinbase.exchange_rates"),
+        ],
+        0,
+    )
+    ticked(board, tick(102.0, SLOT + 10_000))
+    body = shown(board)
+    assert body["consensus_price"] == 101.0
+    flags = {venue["source"]: venue.get("flag") for venue in body["venues"]}
+    assert flags == {
+        "coingecko.markets": None,
+        "coinbase.candles": None,
+        "coinbase.exchange_rates": "outlying",
+        "coinbase.ticker": None,
+    }
+    ticked(board, tick(103.0, SLOT + 400_000))
+    body = shown(board)
+    assert body["consensus_price"] == 103.0
+    assert [venue.get("flag") for venue in body["venues"]] == ["stale", "stale", "stale", None]
+
+
+def test_a_reload_keeps_a_tick_that_came_while_it_read(board):
+    board.load([price_row(BTC, SLOT, 1.0)], 0)
+    ticked(board, tick(2.0, SLOT + 60_000))
+    board.load([price_row(BTC, SLOT, 1.0), tick(1.5, SLOT + 30_000)], 0)
+    assert shown(board)["current_price"] == 2.0
+    board.load([price_row(BTC, SLOT, 1.0), tick(2.5, SLOT + 90_000)], 0)
+    assert shown(board)["current_price"] == 2.5
 
 
 def test_a_body_that_is_no_price_is_reported_and_passed_over(board, caplog):
@@ -301,7 +394,7 @@ async def test_what_is_stored_between_reading_head_and_snapshot_is_not_lost(db, 
             store(db, price_row(BTC, SLOT, 5.0))
         return head
 
-    monkeypatch.setattr(prices_board.outbox, "head", head_then_write)
+    monkeypatch.setattr(price_keepers.outbox, "head", head_then_write)
     keeper = BoardKeeper(stored, db, lambda after: OutboxFeed(db, "prices", after_seq=after, poll_s=0.02))
     async with Running(keeper):
         await until(lambda: stored.loaded and shown(stored) is not None)
@@ -367,7 +460,7 @@ async def test_a_database_that_is_away_leaves_the_last_prices_standing_and_is_as
 
 
 async def test_a_second_source_without_an_event_of_its_own_is_found_by_comparison(db, stored, monkeypatch):
-    monkeypatch.setattr(prices_board, "RECONCILE_S", 0.02)
+    monkeypatch.setattr(price_keepers, "RECONCILE_S", 0.02)
     store(db, price_row(BTC, SLOT, 1.0))
     keeper = BoardKeeper(stored, db, lambda _after: None)
     keeper.reload_now()
@@ -389,3 +482,25 @@ def test_the_board_reads_only_assets_it_was_asked_for(db, stored):
     with db.read() as conn:
         assert [row["asset_id"] for row in gateway_queries.board_prices(conn, ETH.asset_id)] == [ETH.asset_id]
         assert gateway_queries.board_prices(conn, UNPRICED.asset_id) == []
+
+
+async def test_stored_ticks_are_loaded_and_new_ones_followed(stored, db):
+    def work(conn):
+        guarded_upsert(conn, price_data_real, [price_row(BTC, SLOT, 1.0), tick(2.0, SLOT + 301_000)])
+        guarded_upsert(conn, price_data_real, [price_row(ETH, SLOT, 5.0), tick(4.0, SLOT - 301_000, ETH)])
+        outbox.append(conn, "ticks", [price_event(tick(9.0, SLOT), BTC)], NOW)
+
+    db.run(work)
+    BoardKeeper(stored, db, lambda _after: None).reload_now()
+    assert (shown(stored)["current_price"], shown(stored, "ETH")["current_price"]) == (2.0, 5.0)
+    keeper = TickKeeper(stored, db, lambda after: OutboxFeed(db, "ticks", after_seq=after, poll_s=0.02))
+    task = asyncio.create_task(keeper.run())
+    try:
+        await asyncio.sleep(0.1)
+        news = [price_event(tick(3.0, SLOT + 305_000), BTC), price_event(tick(6.0, SLOT + 305_000, ETH), ETH)]
+        db.run(lambda conn: outbox.append(conn, "ticks", news, NOW))
+        await until(lambda: shown(stored, "ETH")["current_price"] == 6.0)
+        assert shown(stored)["current_price"] == 3.0
+    finally:
+        task.cancel()
+        await asyncio.wait({task})

@@ -12,7 +12,7 @@ from ray_app.clock import DAY_MS, HOUR_MS, MINUTE_MS, iso, to_ms
 from ray_app.collection.expectation import SlotRange
 from ray_app.collection.gaps import mark
 from ray_app.serving.routes.history import EARLIEST_MS, moment, resample
-from tests.serving.gateway_world import BTC, ETH, NOVENUE, NOW, candle_row, market
+from tests.serving.gateway_world import BTC, ETH, NOVENUE, NOW, candle_row, market, price_event, price_row
 from tests.serving.test_api import problem
 
 URL = "/api/v1/prices/historical/BTC"
@@ -54,6 +54,22 @@ async def test_stored_bars_come_back_ascending_and_to_the_last_digit(world):
     )
     assert (body["symbol"], body["coin_id"], body["vs_currency"]) == ("BTC", "bitcoin", "usd")
     assert body["as_of"] == iso(NOW + 20_000)
+
+
+async def test_the_open_bar_of_the_live_ticks_stands_beside_the_closed_ones(world):
+    world.store_candles(*hours(2, 1))
+    board = world.deps.board
+    assert "open_bar" not in await get(world, start=iso(NOW - 2 * HOUR_MS))
+    for price, at in ((10.0, NOW), (12.0, NOW), (11.0, NOW)):
+        row = price_row(BTC, NOW, price, "coinbase.ticker", event_time=at, known_at=at)
+        board.apply([(1, price_event(row, BTC))], "ticks")
+    body = await get(world, start=iso(NOW - 2 * HOUR_MS))
+    bar = body["open_bar"]
+    assert (bar["timestamp"], bar["is_final"], bar["source"]) == (iso(NOW), False, "coinbase.ticker")
+    assert (bar["high"], bar["low"], bar["close"]) == (12.0, 10.0, 11.0)
+    assert body["count"] == 2
+    assert "open_bar" not in await get(world, start=iso(NOW - 2 * HOUR_MS), end=iso(NOW - HOUR_MS))
+    assert "open_bar" not in await get(world, interval="4h")
 
 
 async def test_four_hours_are_made_of_four_hourly_bars(world):

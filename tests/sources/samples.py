@@ -9,7 +9,14 @@ from typing import Any
 
 from ray_app.clock import DAY_MS, HOUR_MS, MINUTE_MS
 from ray_app.sources import ENDPOINTS, Exchange, Request
-from tests.sources import samples_derivatives, samples_macro, samples_news, samples_onchain, samples_social
+from tests.sources import (
+    samples_derivatives,
+    samples_macro,
+    samples_news,
+    samples_onchain,
+    samples_social,
+    samples_ticks,
+)
 
 #: 2026-05-18T12:00:00Z, a whole hour and a whole day's noon
 NOON = 1_779_105_600_000
@@ -130,7 +137,7 @@ BODIES: Mapping[str, Any] = {
 
 
 #: endpoints of this file; every other upstream's samples stand in a file of their own (samples_<group>.py)
-GROUPS = (samples_macro, samples_news, samples_social, samples_onchain, samples_derivatives)
+GROUPS = (samples_macro, samples_news, samples_social, samples_onchain, samples_derivatives, samples_ticks)
 BODIES = {**BODIES, **{name: body for group in GROUPS for name, body in group.BODIES.items()}}
 
 

@@ -48,6 +48,7 @@ def test_markets_row_holds_every_figure_in_its_unit():
         "ath_date": 1_759_777_062_558,
         "atl": 67.81,
         "atl_date": 1_373_068_800_000,
+        **dict.fromkeys(("bid_price", "ask_price", "volume_qty_24h")),
     }
 
 

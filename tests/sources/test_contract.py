@@ -23,6 +23,7 @@ BASE_URLS = {
     "coingecko": "https://api.coingecko.com/api/v3",
     "coinbase": "https://api.exchange.coinbase.com",
     "coinbase-v2": "https://api.coinbase.com/v2",
+    "coinbase-ws": "wss://ws-feed.exchange.coinbase.com",
     **{account.name: account.url for account in ACCOUNTS},
 }
 #: tables whose rows are about one asset

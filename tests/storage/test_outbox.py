@@ -44,6 +44,14 @@ def test_pruning_keeps_what_is_contiguous_though_clocks_disagree(db: Database) -
         assert outbox.tail_start(conn, "none") == 1
 
 
+def test_one_channel_is_pruned_by_itself(db: Database) -> None:
+    for channel in ("prices", "ticks"):
+        db.run(lambda conn, name=channel: outbox.append(conn, name, [b"x"] * 3, 1))
+    assert db.run(lambda conn: outbox.prune(conn, 5, channel="ticks")) == 3
+    with db.read() as conn:
+        assert (outbox.tail_start(conn, "prices"), outbox.tail_start(conn, "ticks")) == (1, 4)
+
+
 def test_pruning_takes_a_bounded_bite(db: Database) -> None:
     db.run(lambda conn: outbox.append(conn, "a", [b"x"] * 7, 1))
     db.run(lambda conn: outbox.append(conn, "b", [b"x"] * 7, 1))

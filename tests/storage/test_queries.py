@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import insert, text
 
 from ray_app.errors import StorageError
-from ray_app.storage import queries
+from ray_app.storage import ledger, queries
 from ray_app.storage.engine import Database
 from ray_app.storage.tables import (
     VIEWS,
@@ -44,6 +44,30 @@ def ask(db: Database, query: Any, *arguments: Any, **options: Any) -> Any:
 
 
 # --- prices ---------------------------------------------------------------------------------------------------
+
+
+def test_live_ticks_are_no_observations(db: Database) -> None:
+    ticks = [price(1, T0 + slot * SLOT, source=queries.TICKS, current_price=9.0, market_cap=None) for slot in range(4)]
+    fill(db, assets=[asset(1), asset(2)], prices=[price(1, T0, current_price=1.0), *ticks])
+    fill(db, prices=[price(2, T0, source=queries.TICKS, current_price=7.0)])
+    assert [(row["slot"], row["current_price"]) for row in ask(db, queries.current_prices)] == [(T0, 1.0)]
+    assert ask(db, queries.newest_slots, "prices") == {1: T0}
+    assert ask(db, queries.stored_slots, "prices", [1, 2], T0, T0 + 9 * SLOT) == {1: [T0], 2: []}
+    assert [row["slot"] for row in ask(db, queries.price_history, 1, T0, T0 + 9 * SLOT)] == [T0]
+    ranges = ask(db, ledger.stored_ranges, "prices", [1, 2], 300, T0, T0 + 9 * SLOT)
+    assert ranges == {1: [(T0, T0 + SLOT)]}
+    assert len(ask(db, queries.venue_prices, 1, T0)) == 2, "who asks for every venue gets them"
+
+
+def test_the_views_of_prices_leave_live_ticks_out(db: Database) -> None:
+    fill(
+        db,
+        assets=[asset(1)],
+        prices=[price(1, T0, current_price=1.0), price(1, T0 + SLOT, source=queries.TICKS, current_price=9.0)],
+    )
+    for view in ("price_current", "crypto_prices_view"):
+        found = ask(db, lambda conn, view=view: conn.execute(text(f"SELECT slot, current_price FROM {view}")).all())
+        assert [tuple(row) for row in found] == [(T0, 1.0)], view
 
 
 def test_the_current_price_is_the_newest_slot_from_the_best_source(db: Database) -> None:

@@ -7,10 +7,14 @@ from ray_app.collection.collectors.candles import CandleCollector
 from ray_app.collection.collectors.everything import FEED_COLLECTORS
 from ray_app.collection.collectors.prices import PriceCollector
 from ray_app.collection.collectors.registry import RegistryCollector
+from ray_app.collection.collectors.ticks import TickCollector
 from ray_app.errors import ConfigError
 
 #: every collector by name, in the order they are shown
-_KINDS: tuple[type[Collector], ...] = (PriceCollector, CandleCollector, RegistryCollector, *FEED_COLLECTORS)
+_KINDS: tuple[type[Collector], ...] = (
+    *(PriceCollector, CandleCollector, RegistryCollector, TickCollector),
+    *FEED_COLLECTORS,
+)
 COLLECTORS: dict[str, type[Collector]] = {kind.name: kind for kind in _KINDS}
 
 

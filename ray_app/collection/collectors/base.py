@@ -11,7 +11,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from sqlalchemy import Connection
 
@@ -108,6 +108,13 @@ class Collector(ABC):
 
     async def track(self) -> None:  # noqa: B027 - no gaps without datasets
         """Bring the gap ledger up to date."""
+
+    def state(self) -> dict[str, Any] | None:
+        """JSON-able evidence of its own, for health; None: there is none."""
+        return None
+
+    async def close(self) -> None:  # noqa: B027 - most hold nothing
+        """Let go of what it holds beside the runtime. It may be prepared again."""
 
     async def repair(self) -> None:  # noqa: B027 - a collector without history has nothing to repair
         """Work off what is owed from the past, newest first. May be cancelled anywhere and started again."""

@@ -3,8 +3,9 @@
 A bar is made from stored candles of one venue and one interval. Of the stored intervals that divide the one asked
 for, the coarsest is used that reaches as far as any finer one: the venue's own hourly bar beats one summed up from
 5-minute bars, down to the last digit. A bar is in the answer once its time is over and at least one candle of it is
-stored; the open bar is not (its price is at /prices/current). ``is_final`` is false where a candle of the bar is still
-owed: the bar will change when it comes. Candles the venue had no trade for do not make a bar unfinished.
+stored; the open bar is not (of five minutes and an hour it is ``open_bar``, as far as live ticks tell). ``is_final`` is
+false where a candle of the bar is still owed: the bar will change when it comes. Candles the venue had no trade for do
+not make a bar unfinished.
 """
 
 from __future__ import annotations
@@ -58,6 +59,9 @@ VENUES: tuple[tuple[str, tuple[int, ...]], ...] = (
     ("coingecko", (86_400, 14_400, 1_800)),
 )
 
+#: the venue whose live ticks make the open bar
+TICKS_OF = "coinbase"
+
 _SPACE_FOR_PLUS = re.compile(r" (?=\d\d:?\d\d$)")
 
 
@@ -99,6 +103,7 @@ async def historical(
     """OHLCV in USD (volume in units of the asset, null where the venue does not say), ascending, bars aligned to UTC.
     `gaps` lists what is missing in the part of the range that this page covers, with its `state` in the gap ledger;
     `resampled_from` is the interval of the stored candles. `is_final` false: a candle of the bar is still owed.
+    `open_bar` (5m and 1h, where the range reaches the present): the current bar of the live ticks heard of so far.
     """  # noqa: D205 - shown as one paragraph in OpenAPI
     now_ms = deps.clock.now_ms()
     resolution = deps.registry.current.resolve(symbol)
@@ -130,6 +135,9 @@ async def historical(
         "source": f"{source.venue}.{'candles' if source.venue == 'coinbase' else 'ohlc'}",
         "quality": "complete" if not page.gaps else "gaps",
     }
+    opened = deps.board.open_bars.get(asset.asset_id, interval_s, now_ms)
+    if opened is not None and page.next_start is None and last >= now_ms and source.venue == TICKS_OF:
+        body["open_bar"] = opened.shown()
     if resolution.note is not None:
         body["note"] = resolution.note
     return answer(request, Prepared(dumps(body), page.as_of), now_ms)

@@ -66,9 +66,10 @@ def ok(description: str, example: Any) -> dict[int | str, dict[str, Any]]:
     "/current/{symbol}",
     summary="Current price of one asset",
     responses=ok(
-        "Amounts in USD, changes over 24 h in USD and percent. `consensus_price` is the median of `venues`, both null "
-        "unless several sources report the same slot. `quality`: observed, reconstructed (from candles or chart data "
-        "after a missed slot) or fallback (exchange rate).",
+        "Amounts in USD, changes over 24 h in USD and percent. `consensus_price` is the median of the `venues` without "
+        "a `flag` (stale, outlying), both null unless several sources report the same slot, or a live tick besides. "
+        "`quality`: observed, live (a newer tick of one venue; `market` then says whose the other figures are), "
+        "reconstructed (from candles or chart data after a missed slot) or fallback (exchange rate).",
         _EXAMPLE,
     ),
 )

@@ -35,7 +35,7 @@ State = Literal["owed", "repaired", "confirmed_empty", "unrepairable"]
 # fmt: off
 Dataset = Literal[
     "prices", "candles-300", "candles-3600", "candles-86400", "macro-fred", "macro-market", "crypto-news", "stock-news",
-    "social-reddit", "social-x", "onchain", "derivatives", "fear-greed", "ohlc-coingecko", "ticks",
+    "social-reddit", "social-x", "onchain", "derivatives", "fear-greed", "ohlc-coingecko",
 ]
 # fmt: on
 
