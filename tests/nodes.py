@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 
+from ray_app.collection.collectors.everything import FEED_COLLECTORS
 from ray_app.node import processes, record
 from ray_app.node.processes import Process
 from ray_app.node.record import NodeRecord
@@ -146,11 +147,16 @@ def started_node(
     environment: Mapping[str, str] | None = None,
     upstream: str = "sandbox",
     host: str = "127.0.0.1",
+    every_source: bool = False,
 ) -> Iterator[Node]:
     """Start ``crypto-data up`` with ``options`` for the block; it is ended at the end, whatever happened.
 
-    ``host``: a loopback address.
+    ``host``: a loopback address. ``every_source``: with the collectors of feeds too; each is a process more, and most
+    tests are about something else.
     """
+    if not every_source:
+        off = ",".join(("crypto-ticks", *(kind.name for kind in FEED_COLLECTORS)))
+        environment = {"COLLECTORS_OFF": off, **(environment or {})}
     port, dashboard_port = free_port(), free_port()
     arguments = ["--upstream", upstream, "--data-dir", str(data_dir), "--host", host]
     arguments += ["--port", str(port), "--dashboard-port", str(dashboard_port), *options]

@@ -23,6 +23,12 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--port", default=8900, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free port.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the generated market.")
 @click.option("--replay", type=_FILE, help="OHLCV Parquet of hourly candles to replay instead of generating.")
+@click.option("--replay-text", type=_FILE, help="CSV of real texts to publish instead of generated ones.")
+@click.option(
+    "--replay-macro",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="Folder of CSV files with real macro series to publish instead of generated ones.",
+)
 @click.option("--faults", type=_FILE, help="Fault script (YAML): docs/sandbox.md.")
 @click.option("--epoch-file", type=_FILE, help="Record of node time to share with a node; made if absent.")
 @click.option("--time-scale", type=float, help="Node seconds per wall second (default 1, or the epoch file's).")
@@ -34,15 +40,17 @@ def command(
     port: int,
     seed: int,
     replay: Path | None,
+    replay_text: Path | None,
+    replay_macro: Path | None,
     faults: Path | None,
     epoch_file: Path | None,
     time_scale: float | None,
     request_log: Path | None,
 ) -> None:
-    """Serve simulated upstreams: CoinGecko, Coinbase Exchange and api.coinbase.com/v2.
+    """Serve simulated upstreams: every one that the node asks.
 
     \b
-    Base paths: /coingecko/api/v3  /coinbase-exchange  /coinbase-api/v2
+    Base paths: /coingecko/api/v3  /coinbase-exchange  /coinbase-api/v2  /fred  /rss  /binance  …
     About it:   /sandbox/state
 
     \b
@@ -63,7 +71,8 @@ def command(
 
     require_loopback(host)
     epoch = _epoch(epoch_file, time_scale)
-    app = create_app(SandboxConfig(epoch, seed, replay, faults, request_log))
+    config = SandboxConfig(epoch, seed, replay, faults, request_log, replay_text=replay_text, replay_macro=replay_macro)
+    app = create_app(config)
     listener = listen(host, port)
     shown = f"[{host}]" if ":" in host else host
     serve(

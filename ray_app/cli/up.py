@@ -19,6 +19,12 @@ FILE = click.Path(path_type=Path, dir_okay=False)
     help="Where data comes from. auto: live upstreams if they answer, else the sandbox with a database of its own.",
 )
 @click.option("--replay", type=FILE, help="The sandbox plays the market of this OHLCV Parquet file.")
+@click.option("--replay-text", type=FILE, help="The sandbox's news and posts are the texts of this CSV file.")
+@click.option(
+    "--replay-macro",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="The sandbox's macro series are those of the CSV files in this folder.",
+)
 @click.option("--faults", type=FILE, help="The sandbox misbehaves as this YAML file says.")
 @click.option("--data-dir", type=click.Path(path_type=Path, file_okay=False), help="Where the node keeps its files.")
 @click.option("--database-url", help="SQLAlchemy URL; default: SQLite in the data directory.")

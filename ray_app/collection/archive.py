@@ -313,19 +313,30 @@ class Archive:
                     yield entry, segment
 
     def index(self, segment: str, on_damage: OnDamage | None = None) -> list[Entry]:
-        """The records of a segment, from its index where that covers the whole segment, else from the segment."""
+        """The records of a segment, from its index where that covers the whole segment, else from the segment.
+
+        A segment that is gone since it was listed (retention.py) is reported as damage, and has none.
+        """
+        report = on_damage or _log_damage
+        try:
+            return self._index(segment, report)
+        except FileNotFoundError:
+            report(ArchiveError(f"{segment}: gone since it was listed"))
+            return []
+
+    def _index(self, segment: str, report: OnDamage) -> list[Entry]:
         path = self._path(segment)
         try:
             entries = _read_index(_index_path(path))
             size = path.stat().st_size
         except FileNotFoundError:
-            return self._walk(segment, on_damage or _log_damage)
+            return self._walk(segment, report)
         ends = 0
         for entry in entries:  # a whole index leaves no byte of the segment unexplained
             if entry.position != ends:
-                return self._walk(segment, on_damage or _log_damage)
+                return self._walk(segment, report)
             ends = entry.end
-        return entries if ends == size else self._walk(segment, on_damage or _log_damage)
+        return entries if ends == size else self._walk(segment, report)
 
     def rebuild_index(self, segment: str, on_damage: OnDamage | None = None) -> list[Entry]:
         """Write the segment's index anew from the segment; a segment somebody writes to is left alone."""

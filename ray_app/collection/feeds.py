@@ -37,7 +37,8 @@ class Feed:
     ``subject``: its name, unique in the dataset; what gaps and reports show. ``account``: whose budget it spends.
     ``ask``: the request, a pure function. ``history_s``: how far back the very first request goes. ``overlap_s``: how
     far before what is stored each request begins (late corrections). ``pages``: the most pages of one poll.
-    ``grace_s``: how long after a slot's start it is asked for.
+    ``grace_s``: how long after a slot's start it is asked for. ``instead``: what to ask where the upstream refuses, by
+    its reason (None: nothing).
     """
 
     subject: str
@@ -49,6 +50,7 @@ class Feed:
     overlap_s: int = 0
     pages: int = 1
     grace_s: float = 0.0
+    instead: Callable[[Ask, str], Request | None] | None = None
 
 
 def subject_id(dataset: str, subject: str) -> int:

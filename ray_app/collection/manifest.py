@@ -126,7 +126,11 @@ class DayManifest:
     def add(self, at: ArchivedAt, exchange: Exchange) -> None:
         """Take in an answer; ``at.payload_hash`` is the hash of the body that was read."""
         leaf = Leaf(exchange.fetched_at, asked(exchange.request), exchange.status, at.payload_hash)
-        self._sources.setdefault(exchange.request.endpoint, _Source()).add(leaf, at.payload_bytes)
+        self.add_leaf(exchange.request.endpoint, leaf, at.payload_bytes)
+
+    def add_leaf(self, source: str, leaf: Leaf, payload_bytes: int) -> None:
+        """Take in an answer as ``fetches`` has it: its payload was deleted (retention.py)."""
+        self._sources.setdefault(source, _Source()).add(leaf, payload_bytes)
 
     def roots(self) -> dict[str, Root]:
         """By endpoint, and under :data:`WHOLE_DAY` of the day."""

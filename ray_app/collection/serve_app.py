@@ -10,6 +10,7 @@ from ray import serve
 
 from ray_app.collection.cluster import refuse_shared_sqlite
 from ray_app.collection.history import HistoryKeeper
+from ray_app.collection.housekeeping import keep_house
 from ray_app.collection.jobs import JobsClient
 from ray_app.collection.manifest import keep_manifests
 from ray_app.collection.supervisor import Reconciler, children_of, machines
@@ -35,6 +36,7 @@ class Supervisor:
             loop.create_task(self._reconciler.run(), name="reconciler"),
             loop.create_task(history.run(), name="history"),
             loop.create_task(keep_manifests(settings), name="manifests"),
+            loop.create_task(keep_house(settings), name="housekeeping"),
         ]
 
     async def check_health(self) -> None:

@@ -31,7 +31,7 @@ from ray_app.collection.retry import (
     retry_after_s,
     succeeded,
 )
-from ray_app.collection.tokens import Tokens
+from ray_app.collection.tokens import Token, Tokens
 from ray_app.collection.upstreams import Upstream
 from ray_app.errors import (
     BudgetExhausted,
@@ -114,7 +114,7 @@ class Transport:
         self._breakers = {account: Breaker() for account in upstreams}
         self._validators: dict[tuple[str, str, tuple[tuple[str, str], ...]], dict[str, str]] = {}
         self._client: httpx.AsyncClient | None = None
-        self._tokens = Tokens()
+        self._tokens = Tokens(clock, self._total_s)
 
     async def __aenter__(self) -> Self:
         return self
@@ -205,7 +205,7 @@ class Transport:
             raise CircuitOpen(endpoint, wait_until)
         outcome: Callable[[Breaker], Breaker] = abandoned
         try:
-            exchange = await self._send(request, upstream, cost, priority)
+            exchange = await self._authorised(request, upstream, cost, priority)
             outcome = succeeded
             if exchange.status in _RETRIED:
                 outcome = self._failed
@@ -237,13 +237,46 @@ class Transport:
             raise error
         return exchange
 
-    async def _send(self, request: Request, upstream: Upstream, cost: int, priority: Priority) -> Exchange:
+    async def _authorised(self, request: Request, upstream: Upstream, cost: int, priority: Priority) -> Exchange:
+        """Send with the account's token, where it has one; a refused token is dropped and asked for again, once."""
+        if upstream.client is None:
+            return await self._send(request, upstream, cost, priority)
+        token = await self._token(request, upstream, priority)
+        exchange = await self._send(request, upstream, cost, priority, token)
+        if exchange.status != 401:
+            return exchange
+        self._tokens.drop(upstream.account, token)
+        if self._on_attempt is not None:
+            await self._on_attempt(Attempt(exchange, final=False))
+        log.warning("%s: the token was refused; asking for another", request.endpoint)
+        try:
+            token = await self._token(request, upstream, priority)
+            return await self._send(request, upstream, cost, priority, token)
+        except UpstreamError as error:
+            if error.exchange is None:
+                error.exchange = exchange
+            raise
+
+    async def _token(self, request: Request, upstream: Upstream, priority: Priority) -> Token:
+        """The account's token; a limit on asking for one pauses the account."""
+        try:
+            return await self._tokens.of(
+                request.endpoint, upstream, self._http(), lambda: self._permit(request, upstream, 1, priority)
+            )
+        except RateLimited as error:
+            seconds = upstream.limits.pause_s if error.retry_after_s is None else error.retry_after_s
+            await self._budgets.pause(upstream.account, self._clock.now_ms() + round(seconds * 1_000))
+            raise
+
+    async def _send(
+        self, request: Request, upstream: Upstream, cost: int, priority: Priority, token: Token | None = None
+    ) -> Exchange:
         """Send and read one answer, following redirects on the same host; each hop spends budget."""
         url = self._url(request, upstream)
         home = (url.scheme, url.host, url.port)
         for _ in range(MAX_REDIRECTS + 1):
             with await self._permit(request, upstream, cost, priority):
-                answer, redirect = await self._within_time(request, upstream, url)
+                answer, redirect = await self._within_time(request, upstream, url, token)
             if redirect is None:
                 return answer
             url = redirect
@@ -274,13 +307,13 @@ class Transport:
             raise BudgetExhausted(request.endpoint, f"account {error.endpoint}: {message}", error.until_ms) from None
 
     async def _within_time(
-        self, request: Request, upstream: Upstream, url: httpx.URL
+        self, request: Request, upstream: Upstream, url: httpx.URL, token: Token | None
     ) -> tuple[Exchange, httpx.URL | None]:
         """One exchange on the wire; every way it can break becomes an UpstreamError of the endpoint."""
         endpoint = request.endpoint
         try:
             async with asyncio.timeout(self._total_s):
-                return await self._exchange(request, upstream, url)
+                return await self._exchange(request, upstream, url, token)
         except TimeoutError:
             raise UpstreamUnavailable(endpoint, f"no complete answer within {self._total_s:g} s") from None
         except httpx.TimeoutException as error:
@@ -294,9 +327,10 @@ class Transport:
             raise UpstreamUnavailable(endpoint, f"{type(error).__name__}: {error}") from None
 
     async def _exchange(
-        self, request: Request, upstream: Upstream, url: httpx.URL
+        self, request: Request, upstream: Upstream, url: httpx.URL, token: Token | None
     ) -> tuple[Exchange, httpx.URL | None]:
-        headers = {**self._validators.get(_key(request), {}), **upstream.headers, **await self._bearer(upstream)}
+        bearer = {"Authorization": f"Bearer {token.value}"} if token is not None else {}
+        headers = {**self._validators.get(_key(request), {}), **upstream.headers, **bearer}
         async with self._http().stream("GET", url, headers=headers) as response:
             body = bytearray()
             async for chunk in response.aiter_bytes():
@@ -307,16 +341,10 @@ class Transport:
         kept = {name: value for name, value in response.headers.items() if _keep(name)}
         # an upstream may repeat the key in links to the next page; the archive must not hold it
         said = bytes(body)
-        for secret in upstream.query.values():
+        for secret in (*upstream.query.values(), *((token.value,) if token is not None else ())):
             said = said.replace(quote(secret, safe="").encode(), b"KEY").replace(secret.encode(), b"KEY")
         exchange = Exchange(request, response.status_code, kept, said, self._clock.now_ms())
         return exchange, None if response.next_request is None else response.next_request.url
-
-    async def _bearer(self, upstream: Upstream) -> dict[str, str]:
-        """The header with the account's token, where it has one."""
-        if upstream.client is None:
-            return {}
-        return await self._tokens.header(self._http(), upstream, self._clock)
 
     def _http(self) -> httpx.AsyncClient:
         if self._client is None:  # made in the running loop, not in a constructor
@@ -344,4 +372,4 @@ def _key(request: Request) -> tuple[str, str, tuple[tuple[str, str], ...]]:
 
 
 def _keep(name: str) -> bool:
-    return name in _KEPT_HEADERS or name.startswith(("x-ratelimit-", "ratelimit-"))
+    return name in _KEPT_HEADERS or name.startswith(("x-ratelimit-", "x-rate-limit-", "ratelimit-"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -40,22 +40,23 @@ class Choice:
 
 
 def choose(
-    upstream: Upstream, *, replay: Path | None, faults: Path | None, time_scale: float, probe: Callable[[], str | None]
+    upstream: Upstream, *, files: Mapping[str, Path | None], time_scale: float, probe: Callable[[], str | None]
 ) -> Choice:
-    """The origin of a node's data. ``probe`` says what is wrong with the live upstreams (None: they answer).
+    """The origin of a node's data. ``files``: what the sandbox shall play, by flag.
+
+    ``probe`` says what is wrong with the live upstreams (None: they answer).
 
     NodeError where flags contradict each other.
     """
-    needs_sandbox = [
-        flag for flag, given in (("--replay", replay), ("--faults", faults), ("--time-scale", time_scale != 1)) if given
-    ]
+    needs_sandbox = [flag for flag, path in files.items() if path is not None]
+    needs_sandbox += ["--time-scale"] if time_scale != 1 else []
     if upstream == "live" and needs_sandbox:
         raise NodeError(f"{', '.join(needs_sandbox)} works with the sandbox only: use --upstream sandbox")
     if not 0 < time_scale <= FASTEST:  # NaN is refused too
         raise NodeError(f"--time-scale {time_scale:g} is not above 0 and at most {FASTEST:,}")
-    for flag, file in (("--replay", replay), ("--faults", faults)):
-        if file is not None and not file.is_file():
-            raise NodeError(f"{flag} {file}: there is no such file")
+    for flag, path in files.items():
+        if path is not None and not path.exists():
+            raise NodeError(f"{flag} {path}: there is no such file")
     if upstream == "live":
         return Choice("live", "asked for")
     if needs_sandbox:

@@ -28,6 +28,8 @@ class Options:
 
     upstream: Upstream = "auto"
     replay: Path | None = None
+    replay_text: Path | None = None
+    replay_macro: Path | None = None
     faults: Path | None = None
     data_dir: Path | None = None
     database_url: str | None = None
@@ -76,6 +78,8 @@ class Plan:
             *("--epoch-file", str(self.settings.epoch_file)),
             *("--request-log", str(self.settings.state_dir / "requests.jsonl")),
             *self._market_files(),
+            *_flags("--replay-text", self.options.replay_text),
+            *_flags("--replay-macro", self.options.replay_macro),
         ]
 
     def prepare_command(self) -> list[str]:
@@ -100,18 +104,19 @@ class Plan:
 
     def _market_files(self) -> list[str]:
         options = self.options
-        return [
-            *(("--replay", str(options.replay.absolute())) if options.replay else ()),
-            *(("--faults", str(options.faults.absolute())) if options.faults else ()),
-        ]
+        return [*_flags("--replay", options.replay), *_flags("--faults", options.faults)]
 
     @classmethod
     def make(cls, options: Options, settings: Settings, probe: Callable[[Settings], str | None] = probe_live) -> Plan:
         """Decide; NodeError where flags contradict each other or a port is taken."""
         choice = choose(
             options.upstream,
-            replay=options.replay,
-            faults=options.faults,
+            files={
+                "--replay": options.replay,
+                "--replay-text": options.replay_text,
+                "--replay-macro": options.replay_macro,
+                "--faults": options.faults,
+            },
             time_scale=options.time_scale,
             probe=lambda: probe(settings),
         )
@@ -121,6 +126,10 @@ class Plan:
         head = Head(settings.data_dir, ports)
         variables[LISTEN_HOST] = options.host
         return cls(options, choice, settings, head, head.environment(inherited | variables))
+
+
+def _flags(flag: str, path: Path | None) -> tuple[str, ...]:
+    return (flag, str(path.absolute())) if path is not None else ()
 
 
 def _specialise(settings: Settings, choice: Choice, sandbox_port: int) -> tuple[Settings, dict[str, str]]:

@@ -57,7 +57,8 @@ class World:
     """What endpoints answer from: one market, one registry; and what of texts and macro series is replayed.
 
     ``seed``: of everything that is generated. ``replay_text``: a CSV of real texts; ``replay_macro``: a folder of CSVs
-    of real series (None: generated).
+    of real series (None: generated). ``first_node_ms``: the epoch's first node time, to which
+    real series and texts are moved (None: they are not).
     """
 
     market: Market
@@ -65,6 +66,7 @@ class World:
     seed: int = 0
     replay_text: Path | None = None
     replay_macro: Path | None = None
+    first_node_ms: int | None = None
     _listed: Lru[int, tuple[Asset, ...]] = field(default_factory=lambda: Lru(4), repr=False)
 
     def listed(self, now_ms: int) -> tuple[Asset, ...]:

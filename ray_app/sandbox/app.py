@@ -115,7 +115,7 @@ def build_world(config: SandboxConfig) -> World:
     else:
         registry = config.registry or AssetRegistry.seed()
         market = GeneratedMarket(config.seed, tuple(registry))
-    return World(market, registry, config.seed, config.replay_text, config.replay_macro)
+    return World(market, registry, config.seed, config.replay_text, config.replay_macro, config.epoch.first_node_ms)
 
 
 def create_app(config: SandboxConfig) -> SandboxApp:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,6 @@ from ray_app.clock import DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS, to_ms
 from ray_app.errors import ConfigError
 from ray_app.sandbox.rng import unit_of
 
-#: source → its endpoints
-SOURCES: dict[str, tuple[str, ...]] = {
-    "coingecko": ("markets", "market_chart", "ohlc", "coins_list", "global", "simple_price", "ping", "key"),
-    "coinbase": ("products", "candles"),
-    "coinbase-v2": ("exchange_rates",),
-}
-ENDPOINTS = tuple(name for names in SOURCES.values() for name in names)
 #: kind → the options it takes: name → (default, what it is). None as default: may be left out.
 KINDS: dict[str, dict[str, tuple[Any, str]]] = {
     "rate_limit": {"retry_after": (None, "seconds, sent as the Retry-After header")},
@@ -82,6 +76,14 @@ class Fault:
             and self.start_ms <= now_ms < self.end_ms
             and all(params.get(name) == value for name, value in self.params.items())
         )
+
+
+@cache
+def sources() -> dict[str, tuple[str, ...]]:
+    """Source → its endpoints."""
+    from ray_app.sandbox.app import BASES  # the application reads fault scripts: it knows this module first
+
+    return {source: tuple(endpoint.name for endpoint in endpoints) for source, endpoints in BASES.values()}
 
 
 class FaultScript:
@@ -244,12 +246,14 @@ class _Entry:
             # "coinbase.candles", the name in `crypto-data sources`
             prefix, _, endpoint = endpoint.partition(".")
             source = "coinbase-v2" if endpoint == "exchange_rates" else prefix
-        if not isinstance(source, str) or source not in {"*", *SOURCES}:
-            raise self._wrong(f"source {source!r} is unknown; known: {', '.join(SOURCES)}, *", "source")
-        if not isinstance(endpoint, str) or endpoint not in {"*", *ENDPOINTS}:
-            raise self._wrong(f"endpoint {endpoint!r} is unknown; known: {', '.join(ENDPOINTS)}, *", "endpoint")
-        if "*" not in {source, endpoint} and endpoint not in SOURCES[source]:
-            has = ", ".join(SOURCES[source])
+        known = sources()
+        endpoints = sorted({name for names in known.values() for name in names})
+        if not isinstance(source, str) or source not in {"*", *known}:
+            raise self._wrong(f"source {source!r} is unknown; known: {', '.join(known)}, *", "source")
+        if not isinstance(endpoint, str) or endpoint not in {"*", *endpoints}:
+            raise self._wrong(f"endpoint {endpoint!r} is unknown; known: {', '.join(endpoints)}, *", "endpoint")
+        if "*" not in {source, endpoint} and endpoint not in known[source]:
+            has = ", ".join(known[source])
             raise self._wrong(f"{source} has no endpoint {endpoint!r}; it has {has}", "endpoint")
         return source, endpoint
 

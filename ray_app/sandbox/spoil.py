@@ -55,7 +55,7 @@ def replacement(fault: Fault, source: str, now_ms: int) -> Answer | None:
 def spoilt(answer: Answer, fault: Fault, seed: int, source: str, endpoint: str) -> Answer:
     """A right answer as a fault leaves it; answers other than 200, and kinds that only concern delivery, unchanged."""
     change = _CHANGES.get(fault.kind)
-    if change is None or answer.status != 200:
+    if change is None or answer.status != 200 or "json" not in answer.content_type:
         return answer
     value = change(orjson.loads(answer.body), fault, seed, f"{source}.{endpoint}")
     headers = {name: text for name, text in answer.headers.items() if name != "etag"}

@@ -81,6 +81,8 @@ def _path_below_base(endpoint: Endpoint, url: str) -> str | None:
     if base is None:
         return None
     path = whole[base.end() :]
+    if endpoint.fixed and not endpoint.fixed.items() <= dict(parse_qsl(split.query)).items():
+        return None
     return path if any(_pattern(template).fullmatch(path) for template in endpoint.paths) else None
 
 
@@ -99,11 +101,14 @@ def request_of_params(
             near = difflib.get_close_matches(name, sorted(known), 3) or sorted(known)
             listed = f"; it knows {', '.join(near)}" if near else "; it has none"
             raise ConfigError(f"{endpoint.name} has no parameter {name!r}{listed}")
-    missing = sorted(place for place in places if not params.get(place))
-    if missing:
+    filled = [t for t in endpoint.paths if all(params.get(place) for place in _PLACE.findall(t))]
+    if not filled:
+        missing = sorted(place for place in _PLACE.findall(endpoint.paths[0]) if not params.get(place))
         raise ConfigError(f"{endpoint.name} needs --param {missing[0]}=…: the body does not say what it is about")
+    most = max(len(_PLACE.findall(t)) for t in filled)
+    filled = [t for t in filled if len(_PLACE.findall(t)) == most]
     ranged = "from" in params
-    template = next((t for t in endpoint.paths if t.endswith("/range") == ranged), endpoint.paths[-1])
+    template = next((t for t in filled if t.endswith("/range") == ranged), filled[-1])
     path = _PLACE.sub(lambda match: quote(params[match.group(1)], safe=""), template)
-    query = {name: value for name, value in params.items() if name not in places}
+    query = {**endpoint.fixed, **{name: value for name, value in params.items() if name not in places}}
     return Request(endpoint.name, path, query, dict(context or {}))

@@ -99,6 +99,8 @@ class Endpoint(ABC):
     paths: ClassVar[tuple[str, ...]]
     #: query parameters the upstream documents for these paths
     query: ClassVar[frozenset[str]] = frozenset()
+    #: parameters a URL must have with these values to be this endpoint's, where several share one path
+    fixed: ClassVar[Mapping[str, str]] = {}
     #: other names the upstream's documentation uses for a placeholder of ``paths``
     aliases: ClassVar[Mapping[str, str]] = {}
 

@@ -1,8 +1,9 @@
 """How upstreams say no: HTTP statuses and the error envelopes that arrive with them, or inside an HTTP 200.
 
 The shapes (upstreams.md §1, §15): ``{"status":{"error_code":429,"error_message":"…"}}``, ``{"error":"…"}``,
-``{"error":{"status":{…}}}``, ``{"errors":[{"id":"…","message":"…"}]}``, ``{"message":"…"}``, plain text and HTML; and
-Cloudflare's own ``{"error_code":1015,"title":"…"}``.
+``{"error":{"status":{…}}}``, ``{"errors":[{"id":"…","message":"…"}]}``, ``{"message":"…"}``, Reddit's
+``{"message":"…","error":429}``, plain text and HTML; Cloudflare's own ``{"error_code":1015,"title":"…"}``; and those of
+venues, ``{"code":-1121,"msg":"…"}`` and ``{"retCode":10001,"retMsg":"…"}``, whose code is 0 where all is well.
 """
 
 from __future__ import annotations
@@ -11,14 +12,18 @@ import re
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NoReturn
 
 from ray_app.clock import to_ms
-from ray_app.errors import MalformedPayload, RateLimited, UpstreamRejected, UpstreamUnavailable
+from ray_app.errors import MalformedPayload, RateLimited, RegionBlocked, UpstreamRejected, UpstreamUnavailable
 from ray_app.sources.base import Exchange
 from ray_app.sources.reading import as_number, decode, printable, shown
 
-_SLOW_DOWN = re.compile(r"rate limit|throttl|too many requests|error code: 1015", re.IGNORECASE)
+_SLOW_DOWN = re.compile(
+    r"rate limit|throttl|too[ _]many[ _](?:requests|visits)|access too frequent|error code: 1015", re.IGNORECASE
+)
+#: what CloudFront and venues say to an address in the wrong country
+_REGION = re.compile(r"block access from your country|from a restricted location", re.IGNORECASE)
 #: Cloudflare's own number for "You are being rate limited"
 _CLOUDFLARE_RATE_LIMIT = 1015
 
@@ -82,8 +87,22 @@ def refusal_in(body: Any) -> Refusal | None:
         return Refusal(": ".join(_words(first[k]) for k in ("id", "message") if first.get(k)) or "unnamed error")
     message = body.get("message")
     if isinstance(message, str):
-        return Refusal(_words(message), _code(body.get("code")))
+        return Refusal(_words(message), _code(body.get("code", body.get("error"))))
+    for number, words in (("code", "msg"), ("retCode", "retMsg")):
+        code = _code(body.get(number))
+        if code and isinstance(body.get(words), str):
+            return Refusal(_words(body[words]), code)
     return None
+
+
+def refuse(exchange: Exchange, refusal: Refusal) -> NoReturn:
+    """Raise what an envelope of an upstream's own shape says: RateLimited, UpstreamUnavailable or UpstreamRejected."""
+    _raise_refusal(exchange, refusal)
+
+
+def words(value: object) -> str:
+    """An upstream's message in one line; it may repeat our request, so it is cut before it gets long."""
+    return _words(value)
 
 
 def retry_after_s(exchange: Exchange) -> float | None:
@@ -112,8 +131,13 @@ def _http_date_ms(text: str) -> int | None:
 def _raise_status(exchange: Exchange) -> None:
     endpoint, status = exchange.request.endpoint, exchange.status
     said = f"HTTP {status}: {_in_words(exchange)}"
-    if status == HTTPStatus.TOO_MANY_REQUESTS:
+    if status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.IM_A_TEAPOT}:  # 418: Binance's ban of who ignored a 429
         raise RateLimited(endpoint, said, retry_after_s(exchange))
+    if status == HTTPStatus.UNAVAILABLE_FOR_LEGAL_REASONS or (
+        status == HTTPStatus.FORBIDDEN and _REGION.search(exchange.body[:4_000].decode("utf-8", "replace"))
+    ):
+        words = _in_words(exchange)
+        raise RegionBlocked(endpoint, f"this venue refuses requests from this region (HTTP {status}): {words}")
     if status >= 500 or status in {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY}:
         raise UpstreamUnavailable(endpoint, said)
     if 400 <= status < 500:
@@ -121,15 +145,21 @@ def _raise_status(exchange: Exchange) -> None:
     raise MalformedPayload(endpoint, f"HTTP {status} is not an answer with data; expected 200")
 
 
-def _raise_refusal(exchange: Exchange, refusal: Refusal) -> None:
+def _raise_refusal(exchange: Exchange, refusal: Refusal) -> NoReturn:
     endpoint = exchange.request.endpoint
     code = f" (code {refusal.code})" if refusal.code is not None else ""
     said = f"the upstream refused: {refusal.message}{code}"
-    if refusal.code in {HTTPStatus.TOO_MANY_REQUESTS, _CLOUDFLARE_RATE_LIMIT} or _SLOW_DOWN.search(refusal.message):
+    if _slow_down(refusal):
         raise RateLimited(endpoint, said, retry_after_s(exchange))
     if refusal.code is not None and 500 <= refusal.code < 600:
         raise UpstreamUnavailable(endpoint, said)
     raise UpstreamRejected(endpoint, said)
+
+
+def _slow_down(refusal: Refusal) -> bool:
+    """Whether it asks for fewer requests, by its code or its words."""
+    codes = {HTTPStatus.TOO_MANY_REQUESTS, _CLOUDFLARE_RATE_LIMIT}
+    return refusal.code in codes or _SLOW_DOWN.search(refusal.message) is not None
 
 
 def _in_words(exchange: Exchange) -> str:
@@ -139,6 +169,8 @@ def _in_words(exchange: Exchange) -> str:
     except MalformedPayload:
         return _plain(exchange.body) or _reason(exchange.status)
     refusal = refusal_in(body)
+    if refusal is None and isinstance(body, dict) and isinstance(body.get("msg"), str):
+        return _words(body["msg"])  # Binance, to who may not ask: with the code 0
     return refusal.message if refusal is not None else shown(body)
 
 

@@ -393,6 +393,19 @@ archive_manifests = Table(
     **MYSQL,
 )
 
+archive_tombstones = Table(
+    "archive_tombstones",
+    metadata,
+    Column("segment", _code(120), primary_key=True, comment="as fetches.segment; its files are deleted"),
+    Column("source", _code(48), nullable=False, comment="endpoint"),
+    Column("answers", Integer, nullable=False, comment="that it held"),
+    Column("committed", Integer, nullable=False, comment="of them, those that fetches knows"),
+    Column("payload_bytes", BigInteger, nullable=False, comment="of their bodies"),
+    Column("purged_at", BigInteger, nullable=False, comment="ms"),
+    Column("reason", Text, nullable=False),
+    **MYSQL,
+)
+
 dead_letters = Table(
     "dead_letters",
     metadata,

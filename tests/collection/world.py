@@ -115,6 +115,7 @@ def world(
             "coingecko_base_url": f"{url}/coingecko/api/v3",
             "coinbase_exchange_base_url": f"{url}/coinbase-exchange",
             "coinbase_api_base_url": f"{url}/coinbase-api/v2",
+            "sandbox_url": url,
             "price_fast_ranks": len(FAST),
             "history_hourly_days": 2,
             "history_daily_days": 5,

@@ -13,8 +13,9 @@ from ray_app.settings import Settings
 from tests.servers import free_port
 
 
-def chosen(upstream="auto", *, replay=None, faults=None, time_scale=1.0, probe=lambda: None):
-    return choose(upstream, replay=replay, faults=faults, time_scale=time_scale, probe=probe)
+def chosen(upstream="auto", *, replay=None, replay_macro=None, faults=None, time_scale=1.0, probe=lambda: None):
+    files = {"--replay": replay, "--replay-macro": replay_macro, "--faults": faults}
+    return choose(upstream, files=files, time_scale=time_scale, probe=probe)
 
 
 def unasked():

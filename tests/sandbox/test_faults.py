@@ -58,7 +58,7 @@ def script(*entries: str, seed: int = 0) -> str:
         ("faults:\n- {kind: outage, from: +9999999d, to: 2026-11-24}", "from: '.9999999d' is too far away"),
         ("faults:\n- kind: outage\n- kind: explode", "line 3: fault 2: kind 'explode' is unknown; known: rate_limit"),
         ("faults:\n- kind: outage\n  speed: 3", "line 3: fault 1: 'speed' means nothing for outage"),
-        ("faults:\n- {kind: outage, source: binance}", "source 'binance' is unknown; known: coingecko"),
+        ("faults:\n- {kind: outage, source: kraken}", "source 'kraken' is unknown; known: coingecko"),
         ("faults:\n- {kind: outage, endpoint: trades}", "endpoint 'trades' is unknown"),
         ("faults:\n- {kind: outage, from: soon}", "from: 'soon' is neither a time .* nor relative"),
         ("faults:\n- {kind: outage, from: +5m, to: +5m}", "'to' is not after 'from'"),

@@ -12,6 +12,12 @@ from ray_app.settings import Settings
 
 FeedsOf = Callable[[Settings, AssetRegistry], list[Feed]]
 
+
+def _of(feeds: Callable[[Settings], list[Feed]]) -> FeedsOf:
+    """Feeds that do not depend on the registry."""
+    return lambda settings, registry: feeds(settings)  # noqa: ARG005 - the common shape
+
+
 #: the feeds of each dataset
 CATALOGUE: Final[Mapping[str, FeedsOf]] = {
     "macro-fred": macro.fred_feeds,

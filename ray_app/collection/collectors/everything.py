@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from ray_app.clock import HOUR_MS
+from ray_app.collection.budget_rules import Priority
+from ray_app.collection.collectors.base import PollResult
 from ray_app.collection.collectors.sources import FeedCollector
+from ray_app.collection.schedule import Schedule
+from ray_app.errors import UpstreamError
+from ray_app.sources.reddit import PAGE, ById
+from ray_app.storage import records, texts
+
+#: when the posts of the last two days are looked at again, and how many of them at most: those seen longest ago first
+_AGAIN = Schedule("social-reddit/again", 6 * 3_600, grace_s=600)
+_WATCHED_MS = 48 * HOUR_MS
+_AGAIN_MOST = 1_000
 
 
 class MacroFred(FeedCollector):
@@ -40,11 +52,35 @@ class StockNews(FeedCollector):
 
 
 class SocialReddit(FeedCollector):
-    """New posts of subreddits."""
+    """New posts of subreddits; and a second look at those of the last days, so that deletions are honoured."""
 
     name: ClassVar[str] = "social-reddit"
     accounts: ClassVar[tuple[str, ...]] = ("reddit",)
     datasets: ClassVar[tuple[str, ...]] = ("social-reddit",)
+
+    async def poll(self) -> PollResult:
+        """New posts, then what has become of the ones that are stored."""
+        result = await super().poll()
+        now = self.runtime.clock.now_ms()
+        slot = _AGAIN.newest_due(now)
+        last = await self.runtime.read(lambda conn: records.last_good_fetched_at(conn, ById.name))
+        if result.retry_at is None and self._feeds.get(self.name) and (last is None or last < slot):
+            await self._look_again(now, result)
+        return result
+
+    async def _look_again(self, now: int, result: PollResult) -> None:
+        names = await self.runtime.read(
+            lambda conn: texts.posts_to_look_at(conn, "reddit", now - _WATCHED_MS, _AGAIN_MOST)
+        )
+        for start in range(0, len(names), PAGE):
+            result.requests += 1
+            try:
+                receipt = await self.runtime.fetch(ById().request(names[start : start + PAGE]), Priority.REPAIR)
+                if receipt.error is not None:
+                    raise receipt.error
+            except UpstreamError as error:
+                result.failed(error, now)
+                return
 
 
 class SocialX(FeedCollector):

@@ -27,7 +27,14 @@ from ray_app.collection.feeds import Ask, Feed, subject_id
 from ray_app.collection.polls import Note
 from ray_app.collection.runtime import Runtime
 from ray_app.collection.schedule import Schedule
-from ray_app.errors import ConfigError, MalformedPayload, RegionBlocked, UpstreamError, UpstreamRejected
+from ray_app.errors import (
+    BudgetExhausted,
+    ConfigError,
+    MalformedPayload,
+    RegionBlocked,
+    UpstreamError,
+    UpstreamRejected,
+)
 from ray_app.sources.base import Request
 from ray_app.storage import ledger
 
@@ -61,6 +68,7 @@ class FeedCollector(SlotCollector):
         self._feeds: dict[str, dict[int, Feed]] = {}  # by dataset and number, those that can be asked
         self._off: list[str] = []  # why some cannot
         self._resting: dict[tuple[str, int], int] = {}  # a refused feed, ms until when it is left alone
+        self._blocked: dict[str, int] = {}  # an account that serves nobody from here, ms until when it is left alone
         self._next_page: dict[tuple[str, int], Request] = {}  # of a poll that broke off between two pages
 
     # --- what is owed ---
@@ -144,33 +152,58 @@ class FeedCollector(SlotCollector):
     async def _one(self, due: Due, result: PollResult) -> bool:
         """Whether the slot is covered now. Every page is asked for until what is stored is reached."""
         key = (due.dataset, subject_id(due.dataset, due.feed.subject))
-        now = self.runtime.clock.now_ms()
+        note = due.note
+        if self._blocked.get(due.feed.account, 0) > self.runtime.clock.now_ms():
+            return False
         try:
-            # a poll that broke off between two pages goes on where it was
-            first = self._next_page.get(key) or due.note.on(due.feed.ask(Ask(due.note.since, now)))
-            note = Note.read(first) or due.note
-            request: Request | None = first
-            while request is not None:
-                self._next_page[key] = request
-                result.requests += 1
-                request = await self._page(request)
+            if (broken_off := self._next_page.get(key)) is not None:  # an earlier poll, between two of its pages
+                await self._pages(key, broken_off, result)
+                earlier = Note.read(broken_off) or note
+                since = earlier.slot - due.feed.overlap_s * 1_000
+                note = replace(note, covers=min(earlier.slot + note.step, note.slot), since=since)
+                if earlier.slot >= note.slot:
+                    return True
+            await self._asked(key, due.feed, note, result)
         except UpstreamError as error:
             self._failed(key, due, error, result)
             return False
-        del self._next_page[key]
-        if note.slot < due.note.slot:  # it was an earlier slot's; this one's comes next
-            result.retry_at = min(result.retry_at or now + 1_000, now + 1_000)
-        return note.slot >= due.note.slot
+        return True
+
+    async def _asked(self, key: tuple[str, int], feed: Feed, note: Note, result: PollResult) -> None:
+        """The feed's question, or the one it has instead where the first is refused."""
+        ask = Ask(note.since, self.runtime.clock.now_ms())
+        try:
+            await self._pages(key, note.on(feed.ask(ask)), result)
+        except UpstreamRejected as refusal:
+            other = feed.instead(ask, str(refusal)) if feed.instead is not None else None
+            if other is None:
+                raise
+            await self._pages(key, note.on(other), result)
+
+    async def _pages(self, key: tuple[str, int], first: Request, result: PollResult) -> None:
+        """Every page from ``first`` on; where it breaks off after one of them, the next poll goes on there."""
+        request: Request | None = first
+        while request is not None:
+            result.requests += 1
+            request = await self._page(request)
+            if request is not None:
+                self._next_page[key] = request
+        self._next_page.pop(key, None)
 
     def _failed(self, key: tuple[str, int], due: Due, error: UpstreamError, result: PollResult) -> None:
         now = self.runtime.clock.now_ms()
         if isinstance(error, UpstreamRejected):
             # the same question would get the same answer: the next slot begins anew
             self._next_page.pop(key, None)
-            self._resting[key] = now + DAY_MS if isinstance(error, RegionBlocked) else due.note.slot + due.note.step
+            self._resting[key] = due.note.slot + due.note.step
+            if isinstance(error, RegionBlocked):
+                self._blocked[due.feed.account] = now + DAY_MS
         else:
             later = due.note.step // 4 if isinstance(error, MalformedPayload) else 0  # it may be for good
             self._resting[key] = max(retry_at(error, now), now + later)
+        if isinstance(error, BudgetExhausted) and error.until_ms < due.note.slot + due.note.step:
+            result.retry_at = min(result.retry_at or error.until_ms, error.until_ms)  # its turn comes within the slot
+            return
         result.failed(error, now)
         log.warning("%s: %s: %s", self.name, due.feed.subject, error)
 

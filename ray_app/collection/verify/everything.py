@@ -26,7 +26,8 @@ def verify(
     """Read every archived answer fetched in ``[start, end)`` ms (default: all) and compare what there is to compare.
 
     * its place and its body's hash with ``fetches``, both ways;
-    * each day's manifest with the one recorded when the day was settled;
+    * each day's manifest with the one recorded when the day was settled: of answers that were deleted after their
+      retention (archive_tombstones) ``fetches`` has what the manifest needs;
     * every stored row with the payload it names, and that no older statement stands where this payload's should.
 
     ``now_ms``: node time. What a node archived on a day that is not settled may be about to be committed, so that it is
@@ -38,8 +39,8 @@ def verify(
         report.stored = {name: count(conn, table, start, end) for name, table in VALUE_TABLES.items()}
         report.found = dict.fromkeys(VALUE_TABLES, 0)
         known = Registries(conn, archive, *first_registry(db), start)
-        index = Index(conn, start, end)
         days = Days(conn, report, settled)
+        index = Index(conn, days, start, end)
         damage: dict[str, str] = {}
         batch: list[Answer] = []
         rows = 0
@@ -49,8 +50,8 @@ def verify(
                 compare(conn, batch, report)
                 batch, rows = [], 0
             report.answers += 1
-            days.add(at, exchange)
             indexed = index.compare(at, exchange, report, damage, must=exchange.fetched_at < settled)
+            days.add(at, exchange)  # after the index: it has told of what was purged before this answer
             found = digest(exchange, at, known.now)
             known.after(conn, archive, at, exchange, found)
             batch.append(Answer(exchange.fetched_at, found.rows, indexed))

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Row, select
 from ray_app.clock import iso
 from ray_app.collection.archive import ArchivedAt
 from ray_app.collection.digest import asked
+from ray_app.collection.verify.days import Days
 from ray_app.collection.verify.report import Verified
 from ray_app.sources.base import Exchange
 from ray_app.storage.tables import fetches
@@ -20,7 +21,8 @@ _PAGE = 1_000
 class Index:
     """``fetches`` by rising fetch id, beside the archive in the same order."""
 
-    def __init__(self, conn: Connection, start: int | None, end: int | None) -> None:
+    def __init__(self, conn: Connection, days: Days, start: int | None, end: int | None) -> None:
+        self._days = days
         self._rows = self._all(conn, start, end)
         self._next = next(self._rows, None)
 
@@ -70,8 +72,11 @@ class Index:
             self._lost(self._next, report, damage)
             self._next = next(self._rows, None)
 
-    @staticmethod
-    def _lost(row: Row[Any], report: Verified, damage: dict[str, str]) -> None:
+    def _lost(self, row: Row[Any], report: Verified, damage: dict[str, str]) -> None:
+        if row.segment in self._days.purged:
+            report.purged += 1
+            self._days.add_purged(row)
+            return
         place = f"{row.segment} at offset {row.position}"
         why = damage.get(place, "no such record")
         report.problem(

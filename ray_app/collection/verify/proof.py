@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Table, select
 
 from ray_app.assets import AssetRegistry
+from ray_app.clock import iso
 from ray_app.collection.archive import Archive
 from ray_app.collection.digest import digest
 from ray_app.collection.reprocess import first_registry
@@ -16,7 +17,7 @@ from ray_app.collection.verify.registries import Registries
 from ray_app.collection.verify.rows import Shape, unlike
 from ray_app.errors import ArchiveError
 from ray_app.storage.engine import Database
-from ray_app.storage.tables import fetches
+from ray_app.storage.tables import archive_tombstones, fetches
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ def _prove(
         try:
             at, exchange = archive.record(fetch["segment"], fetch["position"])
         except ArchiveError as error:
-            problem = str(error)
+            problem = _purged(conn, fetch["segment"]) or str(error)
             continue
         if at.payload_hash != stored["payload_hash"]:
             problem = f"{place(at)}: the body there has the hash {at.payload_hash}"
@@ -68,3 +69,10 @@ def _prove(
                 return RowProof(stored, fetch, dict(zip(shape.names, said, strict=True)), text)
         problem = f"{place(at)}: the payload says nothing of this key"
     return RowProof(stored, named[0], None, problem)
+
+
+def _purged(conn: Connection, segment: str) -> str | None:
+    """When and why a segment was deleted; None: it was not."""
+    stone = archive_tombstones.c
+    row = conn.execute(select(stone.purged_at, stone.reason).where(stone.segment == segment)).first()
+    return None if row is None else f"{segment}: deleted {iso(row.purged_at)} ({row.reason}); nothing can prove the row"

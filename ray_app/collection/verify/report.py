@@ -27,12 +27,14 @@ class Day:
 class Verified:
     """What was compared, and what was wrong: at most ``limit`` problems are kept, all are counted.
 
-    ``stored``: rows by table; ``found``: how many of them are what the payload they name says.
+    ``stored``: rows by table, but for those whose payload was deleted after its retention; ``found``: how many of them
+    are what the payload they name says. ``purged``: answers that were so deleted.
     """
 
     limit: int = 20
     days: list[Day] = field(default_factory=list)
     answers: int = 0
+    purged: int = 0
     stored: dict[str, int] = field(default_factory=dict)
     found: dict[str, int] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
@@ -51,7 +53,8 @@ class Verified:
 
     def __str__(self) -> str:
         per_table = ", ".join(f"{name} {self.found[name]} of {total}" for name, total in sorted(self.stored.items()))
-        return f"{self.answers} archived answers; rows found in the payload they name: {per_table}"
+        gone = f", {self.purged} deleted after their retention" if self.purged else ""
+        return f"{self.answers} archived answers{gone}; rows found in the payload they name: {per_table}"
 
 
 def written(day: int) -> str:

@@ -11,7 +11,7 @@ from ray_app.clock import iso
 from ray_app.collection.digest import VALUE_TABLES
 from ray_app.collection.verify.report import Verified
 from ray_app.storage.lookup import rows_of_keys
-from ray_app.storage.tables import fetches
+from ray_app.storage.tables import archive_tombstones, fetches
 from ray_app.storage.upsert import key_columns, order_columns
 
 
@@ -22,7 +22,18 @@ class Answer(NamedTuple):
 
 
 def count(conn: Connection, table: Table, start: int | None, end: int | None) -> int:
-    return int(conn.scalar(fetched_in(select(func.count()).select_from(table), table, start, end)) or 0)
+    """Rows whose payload should be in the archive: all but those of segments that were deleted after retention."""
+    rows = fetched_in(select(func.count()).select_from(table), table, start, end)
+    if conn.scalar(select(archive_tombstones.c.segment).limit(1)) is not None:
+        rows = rows.where(~_purged(table))
+    return int(conn.scalar(rows) or 0)
+
+
+def _purged(table: Table) -> Any:
+    """Whether the payload a row names was deleted after its retention, and no other answer has the same."""
+    named = (fetches.c.payload_hash == table.c.payload_hash, fetches.c.fetched_at == table.c.fetched_at)
+    gone = exists().where(archive_tombstones.c.segment == fetches.c.segment)
+    return exists().where(*named, gone) & ~exists().where(*named, ~gone)
 
 
 def fetched_in(query: Any, table: Table, start: int | None, end: int | None) -> Any:

@@ -1,0 +1,95 @@
+"""A node with every collector on, an hour of node time against the sandbox: nothing is missing, all of it is derived."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import func, select
+
+from ray_app.clock import HOUR_MS, MINUTE_MS
+from ray_app.collection.collectors.everything import FEED_COLLECTORS
+from ray_app.collection.digest import VALUE_TABLES
+from ray_app.node import processes
+from ray_app.storage import tables
+from ray_app.storage.engine import Database
+from tests.e2e.played import now, own_file
+from tests.nodes import Node, started_node
+from tests.servers import wait_until
+
+pytestmark = [pytest.mark.node, pytest.mark.timeout(600)]
+
+SCALE = 60
+MOST_MEMORY = 3.5 * 1024**3
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    folder = tmp_path_factory.mktemp("every")
+    file = own_file(folder / "own.parquet")
+    options = ("--replay", str(file), "--time-scale", str(SCALE))
+    with started_node(folder / "data", *options, every_source=True) as started:
+        started.wait_ready()
+        yield started
+
+
+@pytest.fixture(scope="module")
+def lived(node: Node) -> int:
+    """Node time after an hour in which every feed was due at least once."""
+    start = now(node)
+    wait_until(lambda: now(node) > start + HOUR_MS + 20 * MINUTE_MS, 180, "an hour of node time")
+    return now(node)
+
+
+def collectors(node: Node) -> dict[str, dict]:
+    answer = node.get("/api/v1/stats/collectors")
+    assert answer.status_code == 200, answer.text
+    return {row["collector"]: row for row in answer.json()["data"]}
+
+
+def complete(node: Node) -> dict[str, str]:
+    """Of each collector of feeds that is not complete: what is missing."""
+    rows = collectors(node)
+    found = {}
+    for kind in FEED_COLLECTORS:
+        row = rows[kind.name]
+        if row["state"] != "active" or not row["received"] or row["missing"] or row["settled"]:
+            found[kind.name] = f"{row['state']}, {row['received']} of {row['expected']}: {row['last_error']}"
+    return found
+
+
+def test_every_collector_is_complete(node: Node, lived: int):
+    wait_until(lambda: not complete(node), 60, f"every slot to be answered; missing: {complete(node)}")
+
+
+def test_every_table_has_rows(node: Node, lived: int):
+    with Database(f"sqlite:///{node.state_dir / 'node.db'}").read() as conn:
+        counts = {name: conn.scalar(select(func.count()).select_from(table)) for name, table in VALUE_TABLES.items()}
+    assert all(counts.values()), counts
+
+
+def test_no_answer_was_unreadable_and_no_value_doubtful_without_a_name(node: Node, lived: int):
+    with Database(f"sqlite:///{node.state_dir / 'node.db'}").read() as conn:
+        letters = conn.execute(select(tables.dead_letters.c.source, tables.dead_letters.c.error)).all()
+        outcomes = conn.execute(
+            select(tables.fetches.c.source, tables.fetches.c.outcome, tables.fetches.c.error)
+            .where(tables.fetches.c.outcome.not_in(("ok", "not_modified")))
+            .limit(20)
+        ).all()
+    assert letters == []
+    assert outcomes == []
+
+
+def test_the_node_stays_small(node: Node, lived: int):
+    used = processes.pss_bytes(processes.descendants([node.process.pid]))
+    assert used < MOST_MEMORY, f"{used / 1024**3:.2f} GiB"
+
+
+def test_every_stored_value_is_found_again_in_the_payload_it_names(node: Node, lived: int, tmp_path: Path):
+    assert node.stop() == 0, node.printed
+    proof = node.cli("verify", timeout_s=300)
+    assert proof.returncode == 0, proof.stdout[-2000:] + proof.stderr[-2000:]
+    rebuilt = node.cli("reprocess", "--into", f"sqlite:///{tmp_path / 'rebuilt.db'}", timeout_s=300)
+    assert rebuilt.returncode == 0, rebuilt.stderr[-2000:]
+    assert "identical" in rebuilt.stdout
