@@ -145,6 +145,8 @@ def _edits(root: Path, words: Mapping[str, str]) -> dict[str, Callable[[str], st
 
     def classes(path: str, target: str, template: str) -> None:
         def edit(text: str) -> str:
+            if f'"{dataset}"' in text:
+                raise ConfigError(f"{name!r} is taken: there is a collector {dataset!r}; take another name")
             return with_member(with_class(_free(text, kind), target, _filled(template, words)), target, kind)
 
         found[path] = _guarded(path, edit)

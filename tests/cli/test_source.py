@@ -73,6 +73,7 @@ def test_a_source_that_is_there_is_refused(module):
         ("market", "is taken"),  # one of the sandbox alone
         ("onchain", "is taken"),  # a dataset
         ("stablecoins", "is taken"),  # an account without a module
+        ("asset_registry", "is taken"),  # a collector
         ("prices", "is taken"),  # a dataset that is no feed's
         ("feed_collector", "a name there already"),  # its class would be another's
     ],
