@@ -6,7 +6,9 @@ The archive: three Coinbase candle answers (300 bars) to one CoinGecko price ans
 ray_app/sandbox. Each round rebuilds it into new SQLite files, once for each number, in turn first. ``read and parse``:
 what processes share (decompress, check, parse) without anybody who writes; ``rebuild``: as ``crypto-data reprocess``
 does it, one process writing. Medians of the rounds, start of the processes included; ``x``: against 1, the median of
-the rounds' own ratios. At the end all files have the same rows.
+the rounds' own ratios. ``cpu``: processor seconds of the process that writes, and of those that parse, which other work
+on the machine distorts less: with a processor for each it takes as long as the busiest of them. At the end all files
+have the same rows.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import resource
 import statistics
 import sys
 import tempfile
@@ -90,10 +93,16 @@ def parse_all(archive: Archive, processes: int) -> None:
     assert not damaged
 
 
-def timed(work: Callable[[], object]) -> float:
-    begin = time.perf_counter()
+def timed(work: Callable[[], object]) -> tuple[float, float, float]:
+    """Wall seconds; processor seconds of this process, and of the others it started."""
+    begin = (time.perf_counter(), time.process_time(), _others())
     work()
-    return time.perf_counter() - begin
+    return time.perf_counter() - begin[0], time.process_time() - begin[1], _others() - begin[2]
+
+
+def _others() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def main() -> None:
@@ -103,7 +112,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
     given = parser.parse_args()
     reparse.WORTH = 1  # however few
-    took: dict[tuple[str, int], list[float]] = {}
+    took: dict[tuple[str, int], list[tuple[float, float, float]]] = {}
     with tempfile.TemporaryDirectory() as folder, Archive(Path(folder) / "archive") as archive:
         registry = generated(archive.root, given.answers)
         print(f"{given.answers:,} answers, {os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}")
@@ -130,9 +139,13 @@ def main() -> None:
     for what in ("read and parse", "rebuild"):
         for count in given.processes:
             times = took[what, count]
-            ratios = [base / mine for base, mine in zip(took[what, given.processes[0]], times, strict=True)]
-            rate = given.answers / statistics.median(times)
-            print(f"  {what:<15} {count} processes  {rate:>7,.0f} answers/s  x{statistics.median(ratios):.2f}")
+            ratios = [base[0] / mine[0] for base, mine in zip(took[what, given.processes[0]], times, strict=True)]
+            wall, own, others = (statistics.median(column) for column in zip(*times, strict=True))
+            rate, factor = given.answers / wall, statistics.median(ratios)
+            print(
+                f"  {what:<15} {count} processes  {rate:>7,.0f} answers/s  x{factor:.2f}"
+                f"   cpu {own:.1f} s, others {others:.1f} s"
+            )
     print(f"load {os.getloadavg()[0]:.1f}")
 
 

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 @click.option("--since", type=MOMENT, help="Only answers fetched from then on.")
 @click.option("--until", type=MOMENT, help="Only answers fetched before then.")
 @click.option(
-    "--processes", type=click.IntRange(1), help="How many parse; this one writes. Default: one per processor; 1: none."
+    "--processes",
+    type=click.IntRange(1),
+    help="How many parse beside this one, which writes; default: a processor each; 1: none.",
 )
 def command(
     into: str | None, tables: tuple[str, ...], since: int | None, until: int | None, processes: int | None
@@ -44,7 +46,7 @@ def command(
     settings = node_settings()
     wanted: dict[str, Any] = {
         "tables": set(tables) or None,
-        "processes": processes or len(os.sched_getaffinity(0)),
+        "processes": processes or max(1, len(os.sched_getaffinity(0)) - 1),
         "progress": _show,
     }
     logging.basicConfig(level="WARNING", format="%(levelname)s %(name)s: %(message)s")
