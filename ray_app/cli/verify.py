@@ -20,7 +20,11 @@ if TYPE_CHECKING:
     from ray_app.collection.verify import RowProof
     from ray_app.storage.engine import Database
 
-_TABLES = ["price_data_real", "ohlc_data", "market_data"]
+_TABLES = [
+    *("price_data_real", "ohlc_data", "market_data"),
+    *("macro_indicators", "onchain_data", "derivatives_data", "fear_greed"),
+    *("crypto_news", "stock_news", "social_posts"),
+]
 
 
 @click.command("verify")
@@ -136,11 +140,11 @@ def _value(table: Table, name: str, text: str, assets: AssetRegistry) -> Any:
 
     if table.columns[name].type.python_type is str:
         return text
-    if name in {"slot", "open_time", "event_time"}:
+    if name in {"slot", "open_time", "event_time", "indicator_date"}:
         return MOMENT.convert(text, None, None)
     if name == "asset_id" and not (text.isdigit() and assets.by_id(int(text)) is not None):
         return assets.resolve(text).asset.asset_id
-    if not text.isascii() or not text.isdigit():
+    if not text.isascii() or not text.removeprefix("-").isdigit():
         raise ConfigError(f"--key {name}={text}: expected a whole number")
     return int(text)
 

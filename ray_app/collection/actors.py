@@ -165,10 +165,16 @@ class FearGreed(_CollectorActor):
     collector = "fear-greed"
 
 
+class OhlcCoingecko(_CollectorActor):
+    """Candles of assets without a venue."""
+
+    collector = "ohlc-coingecko"
+
+
 #: every collector's actor
 COLLECTOR_ACTORS: tuple[type[_CollectorActor], ...] = (
     *(CryptoPrices, UnifiedOhlc, AssetRegistryRefresh, MacroFred, MacroMarket, CryptoNews, StockNews),
-    *(SocialReddit, SocialX, Onchain, Derivatives, FearGreed),
+    *(SocialReddit, SocialX, Onchain, Derivatives, FearGreed, OhlcCoingecko),
 )
 
 

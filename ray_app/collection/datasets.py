@@ -32,7 +32,7 @@ ASSET_DATASETS: tuple[str, ...] = (PRICES, *CANDLES.values())
 #: datasets of feeds (collection/feeds.py): a slot is stored when an answer covers it
 FEED_DATASETS: tuple[str, ...] = (
     *("macro-fred", "macro-market", "crypto-news", "stock-news", "social-reddit", "social-x"),
-    *("onchain", "derivatives", "fear-greed", "ticks"),
+    *("onchain", "derivatives", "fear-greed", "ohlc-coingecko", "ticks"),
 )
 DATASETS: tuple[str, ...] = (*ASSET_DATASETS, *FEED_DATASETS)
 

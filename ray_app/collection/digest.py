@@ -18,6 +18,7 @@ from ray_app.assets import AssetRegistry
 from ray_app.collection.archive import ArchivedAt
 from ray_app.collection.polls import poll_rows
 from ray_app.errors import MalformedPayload, RateLimited, UpstreamError, UpstreamRejected, UpstreamUnavailable
+from ray_app.mentions import matcher_of
 from ray_app.sources import endpoint
 from ray_app.sources.base import Endpoint, Exchange, Parsed, Request, Row
 from ray_app.storage.tables import (
@@ -45,6 +46,9 @@ VALUE_TABLES: dict[str, Table] = {
 }
 #: tables whose rows follow from an answer and from what the node knows: its registry, its note on the request
 DERIVED_TABLES: dict[str, Table] = {table.name: table for table in (text_mentions, collection_polls)}
+
+#: tables of texts, and the column of each that follows the title
+_TEXTS = {crypto_news.name: "summary", stock_news.name: "summary", social_posts.name: "text"}
 
 #: what a row's key calls its asset
 _IDENTITIES = ("coin_id", "coinbase_product")
@@ -116,6 +120,8 @@ def digest(
     rows, unknown = _resolved(parsed.rows, provenance, registry)
     if polls:
         rows[collection_polls.name] = polls
+    if mentions := [row | provenance for row in _mentions(rows, registry)]:
+        rows[text_mentions.name] = mentions
     return Digest("ok", None, parsed, rows, _quality(source, exchange, at, parsed, unknown), None, tuple(unknown))
 
 
@@ -140,6 +146,24 @@ def _resolved(
         if stored.get("asset_id", 0) is not None:
             found.setdefault(row.table, []).append(stored)
     return found, unknown
+
+
+def _mentions(rows: dict[str, list[dict[str, Any]]], registry: AssetRegistry) -> Iterable[dict[str, Any]]:
+    """Which assets the texts name, as the registry knows them at this answer."""
+    for kind, body in _TEXTS.items():
+        for row in rows.get(kind, ()):
+            if row["title"] is None and row[body] is None:
+                continue
+            published = row["published_at"] if row["published_at"] is not None else row["known_at"]
+            for asset_id, term in matcher_of(registry).find(row["title"] or "", row[body] or ""):
+                yield {
+                    "content_id": row["content_id"],
+                    "asset_id": asset_id,
+                    "kind": kind,
+                    "term": term[:100],
+                    "published_at": published,
+                    "event_version": row["event_version"],
+                }
 
 
 def _asset_id(registry: AssetRegistry, identity: str, value: str) -> int | None:

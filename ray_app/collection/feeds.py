@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from ray_app.collection.budget_rules import Priority
 from ray_app.sources.base import Request
 
 Reach = Literal["snapshot", "window", "history"]
@@ -38,7 +39,7 @@ class Feed:
     ``ask``: the request, a pure function. ``history_s``: how far back the very first request goes. ``overlap_s``: how
     far before what is stored each request begins (late corrections). ``pages``: the most pages of one poll.
     ``grace_s``: how long after a slot's start it is asked for. ``instead``: what to ask where the upstream refuses, by
-    its reason (None: nothing).
+    its reason (None: nothing). ``priority``: whose turn it is where a month's credits are short.
     """
 
     subject: str
@@ -51,6 +52,7 @@ class Feed:
     pages: int = 1
     grace_s: float = 0.0
     instead: Callable[[Ask, str], Request | None] | None = None
+    priority: Priority = Priority.REST
 
 
 def subject_id(dataset: str, subject: str) -> int:

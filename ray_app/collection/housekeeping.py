@@ -12,7 +12,7 @@ from collections.abc import Callable
 from sqlalchemy.exc import SQLAlchemyError
 
 from ray_app.clock import HOUR_MS, open_clock
-from ray_app.collection import disagreement, retention
+from ray_app.collection import availability, disagreement, retention
 from ray_app.errors import CryptoDataError
 from ray_app.settings import Settings
 from ray_app.storage import records
@@ -41,6 +41,7 @@ def one_round(settings: Settings, db: Database, now_ms: int) -> None:
     steps: dict[str, Callable[[], object]] = {
         "retention": lambda: retention.purge(settings.archive_dir, db, now_ms),
         "disagreement": lambda: compare(db, now_ms),
+        "availability": lambda: db.run(lambda conn: availability.store_day(conn, now_ms)),
     }
     for name, step in steps.items():
         try:

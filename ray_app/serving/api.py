@@ -32,16 +32,30 @@ from ray_app.serving.middleware import (
     request_info,
 )
 from ray_app.serving.problems import CODES, MEDIA_TYPE, Problem, problem_of
-from ray_app.serving.routes import admin, assets, history, node, prices, stats
+from ray_app.serving.routes import (
+    admin,
+    assets,
+    evidence,
+    history,
+    macro,
+    news,
+    node,
+    prices,
+    sources,
+    statements,
+    stats,
+)
 
 DESCRIPTION = """
-Prices, candles and the evidence for both, as collected by this node.
+Prices, candles, macro, on-chain and derivatives numbers, news, and the evidence for them, as collected by this node.
 
 * **Keys**: `Authorization: Bearer <key>` or `X-API-Key: <key>`; levels readonly < trading < master.
 * **Symbols**: ticker or coin id, any case (`BTC`, `btc`, `bitcoin`).
 * **Times**: RFC 3339, UTC. **Null is null**: the upstream did not say.
 * **Errors**: RFC 9457 problem documents with a stable `code` and the `request_id`.
 * **Freshness**: `as_of`, `source` and `quality` in the body, seconds since `as_of` in the `Age` header.
+* **As known then**: `as_of` answers with nothing that came later.
+* **Terms**: `attribution` belongs beside the data; what must not be passed on is for keys of level trading and above.
 * **Limits**: per key and replica, in `RateLimit` and `X-RateLimit-*`; 429 with `Retry-After` beyond them.
 """
 
@@ -112,7 +126,7 @@ def _fastapi(deps: GatewayDeps) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.gateway = deps
-    for module in (node, prices, history, assets, stats, admin):
+    for module in (node, prices, history, macro, statements, news, assets, sources, stats, evidence, admin):
         app.include_router(module.router)
     app.add_exception_handler(Problem, _answer_problem)
     app.add_exception_handler(HTTPException, _answer_http)

@@ -26,6 +26,7 @@ from ray_app.collection.jobs import JobsClient as RayJobs
 from ray_app.errors import StorageError
 from ray_app.health.evidence import Probe
 from ray_app.health.report import HealthReporter, ProbeFunction
+from ray_app.serving.evidence import Measured
 from ray_app.serving.feed import OutboxFeed
 from ray_app.serving.health_probes import bus_probe
 from ray_app.serving.keys import REFRESH_S, KeyRing, seed_keys
@@ -116,6 +117,11 @@ class GatewayDeps:
     background: dict[str, Callable[[], Awaitable[None]]] = field(default_factory=dict)
     now_s: Callable[[], float] = time.monotonic
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    #: how late sources come, how full columns are
+    measured: Measured = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.measured = Measured(self.db, self.clock)
 
     async def start(self) -> None:
         """Start the background work; returns at once."""

@@ -74,7 +74,7 @@ def request_of_url(endpoint: Endpoint, url: str) -> Request:
 def _path_below_base(endpoint: Endpoint, url: str) -> str | None:
     own = endpoint.path_of(url)
     if own is not None:
-        return own
+        return own or None
     split = urlsplit(url)
     whole = f"{split.hostname or ''}{split.path.rstrip('/')}"
     base = _BASES[endpoint.account].match(whole)

@@ -115,7 +115,7 @@ class Endpoint(ABC):
     keyed: ClassVar[frozenset[str]] = frozenset()
 
     def path_of(self, url: str) -> str | None:  # noqa: ARG002 - for those that live on many hosts
-        """The path of a request by its URL, where the account's hosts do not tell; None: they do."""
+        """The path of a request by its URL, where the account's hosts do not tell; None: they do; "": not its own."""
         return None
 
     @abstractmethod

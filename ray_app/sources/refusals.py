@@ -2,8 +2,9 @@
 
 The shapes (upstreams.md §1, §15): ``{"status":{"error_code":429,"error_message":"…"}}``, ``{"error":"…"}``,
 ``{"error":{"status":{…}}}``, ``{"errors":[{"id":"…","message":"…"}]}``, ``{"message":"…"}``, Reddit's
-``{"message":"…","error":429}``, plain text and HTML; Cloudflare's own ``{"error_code":1015,"title":"…"}``; and those of
-venues, ``{"code":-1121,"msg":"…"}`` and ``{"retCode":10001,"retMsg":"…"}``, whose code is 0 where all is well.
+``{"message":"…","error":429}``, the Guardian's ``{"response":{"status":"error","message":"…"}}``, plain text and HTML;
+Cloudflare's own ``{"error_code":1015,"title":"…"}``; and those of venues, ``{"code":-1121,"msg":"…"}`` and
+``{"retCode":10001,"retMsg":"…"}``, whose code is 0 where all is well.
 """
 
 from __future__ import annotations
@@ -92,6 +93,9 @@ def refusal_in(body: Any) -> Refusal | None:
         code = _code(body.get(number))
         if code and isinstance(body.get(words), str):
             return Refusal(_words(body[words]), code)
+    response = body.get("response")
+    if isinstance(response, dict) and response.get("status") == "error":  # the Guardian
+        return Refusal(_words(response.get("message")))
     return None
 
 

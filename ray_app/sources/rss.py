@@ -1,12 +1,217 @@
-"""RSS and Atom feeds."""
+"""RSS 2.0, RSS 1.0 (RDF) and Atom: the feeds of publishers, read with feedparser.
+
+Formats: https://www.rssboard.org/rss-specification, RFC 4287, https://web.resource.org/rss/1.0/spec; upstreams.md §16.
+What trips people up:
+
+* A feed shows its last 10 to 50 items: what a node misses for longer than that is lost.
+* A ``guid`` is an address only if it is not marked ``isPermaLink="false"``; an Atom ``id`` never is one.
+* Dates are whatever the publisher's software writes. One without a zone, or without a time, is no moment: it is left
+  out, not guessed. A publisher may date an article ahead.
+* The same article comes from several feeds and with other tracking parameters: rows are by canonical address, and
+  ``story_id`` holds reprints together.
+* Titles and summaries are HTML, sometimes escaped twice. They are stored as plain text; the full text that some feeds
+  carry (``content:encoded``) is not, where they have a summary.
+
+feedparser would read a URL or a file if it were given a string: it is given a stream of bytes that
+ray_app/sources/feed_xml.py has found harmless. It never falls back to its lenient parser: what that makes of a
+broken feed can join one article's title with another's address.
+"""
 
 from __future__ import annotations
 
-from typing import Final
+import io
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from typing import Any, ClassVar, Final
+from urllib.parse import urljoin
 
-from ray_app.sources.base import Endpoint
+import feedparser
+
+from ray_app.clock import to_ms
+from ray_app.errors import MalformedPayload
+from ray_app.sources.addressing import path_values
+from ray_app.sources.base import Endpoint, Exchange, Parsed, Request, Row
+from ray_app.sources.feed_xml import feed_body
+from ray_app.sources.reading import Findings, epoch_time, iso_time, not_ahead, readable, shown
+from ray_app.sources.refusals import require_ok
+from ray_app.sources.rss_feeds import FEEDS, NAME_OF, SITES, Site, place_of
+from ray_app.sources.texts import canonical_url, code_word, news_row, plain_text
 
 #: whole address by path, e.g. "/coindesk"
-URLS: Final[dict[str, str]] = {}
+URLS: Final[dict[str, str]] = {f"/{site.name}": site.url for site in SITES}
+_TABLES: Final = {"crypto": "crypto_news", "stock": "stock_news"}
+_LONGEST_TITLE: Final = 1_000
 
-ENDPOINTS: Final[tuple[Endpoint, ...]] = ()
+
+class Feed(Endpoint):
+    """One feed, by its name in :data:`ray_app.sources.rss_feeds.FEEDS`.
+
+    Rows of crypto_news or stock_news (the feed's market): ``feed`` the name, ``url`` canonical, ``title``,
+    ``summary`` plain text, ``author``, ``category`` (of the article; else of the feed), ``language`` the feed's,
+    ``published_at`` ms. An item whose only identity is a guid has the feed's site as ``url`` and an id by the guid.
+    """
+
+    name: ClassVar[str] = "rss.feed"
+    account: ClassVar[str] = "rss"
+    paths: ClassVar[tuple[str, ...]] = ("/{feed}",)
+    conditional: ClassVar[bool] = True
+
+    def request(self, feed: str) -> Request:
+        """The feed called ``feed``."""
+        if feed not in FEEDS:
+            raise ValueError(f"{self.name}: no feed is called {feed!r}")
+        return Request(self.name, f"/{feed}")
+
+    def path_of(self, url: str) -> str | None:
+        """``/name`` of a known feed's address, with or without a slash at its end."""
+        try:
+            name = NAME_OF.get(place_of(url))
+        except ValueError:
+            return None
+        return f"/{name}" if name is not None else None
+
+    def parse(self, exchange: Exchange) -> Parsed:
+        """A row per article with a title; articles without one, and contradictions, are issues."""
+        require_ok(exchange)
+        name = path_values(self, exchange.request.path)["feed"]
+        site = FEEDS.get(name)
+        if site is None:
+            raise MalformedPayload(self.name, f"no feed is called {shown(name)!r}: whose news it is, is not known")
+        feed, entries = self._read(feed_body(exchange))
+        found = Findings()
+        home = canonical_url(str(dict.get(feed, "link") or "")) or canonical_url(site.url) or site.url
+        language = code_word(dict.get(feed, "language"), 16)
+        rows: dict[str, Row] = {}
+        contradicted: set[str] = set()
+        read = 0
+        for entry in entries:
+            row = self._row(found, site, entry, exchange, home, language)
+            if row is None:
+                continue
+            read += 1
+            identity = str(row.key["content_id"])
+            if rows.setdefault(identity, row) != row:
+                contradicted.add(identity)
+        for identity in contradicted:
+            found.add(
+                "duplicate", str(rows.pop(identity).values["url"]), "url", "one article, stated twice differently"
+            )
+        readable(
+            self.name, [dict.get(entry, "link") or "an item" for entry in entries], read, "an article with a title"
+        )
+        dated = [row.values["published_at"] for row in rows.values()]
+        return Parsed(
+            tuple(rows.values()), found.all(), oldest=min((d for d in dated if isinstance(d, int)), default=None)
+        )
+
+    def _read(self, body: bytes) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        try:
+            answer = feedparser.parse(
+                io.BytesIO(body),
+                sanitize_html=False,
+                resolve_relative_uris=False,
+                response_headers={"content-type": "application/xml; charset=utf-8"},
+            )
+        except Exception as error:  # a stranger's XML: whatever it stumbles over
+            raise MalformedPayload(self.name, f"feedparser failed: {shown(repr(error))}") from error
+        if dict.get(answer, "bozo"):
+            raise MalformedPayload(self.name, f"not readable: {shown(repr(dict.get(answer, 'bozo_exception')))}")
+        return answer.feed, answer.entries
+
+    def _row(
+        self,
+        found: Findings,
+        site: Site,
+        entry: dict[str, Any],
+        exchange: Exchange,
+        home: str,
+        language: str | None,
+    ) -> Row | None:
+        guid = plain_text(dict.get(entry, "id"), longest=500)
+        said = dict.get(entry, "link")
+        url = _absolute(home, said) if isinstance(said, str) and said.strip() else None
+        if url is None and guid is not None and guid.startswith(("http://", "https://")):
+            url = canonical_url(guid)
+        subject = url or guid or "an item"
+        title = plain_text(dict.get(entry, "title"), longest=_LONGEST_TITLE)
+        if title is None:
+            found.add("missing_id", subject, "title", "an article without a title")
+            return None
+        if url is None and guid is None:
+            found.add("missing_id", title, "link", f"neither an address nor a guid: {shown(said)!r}")
+            return None
+        return news_row(
+            _TABLES[site.market],
+            source=self.name,
+            feed=site.name,
+            url=url or home,
+            address=None if url is not None else f"rss:{site.name}:{guid}",
+            title=title,
+            summary=_summary(entry),
+            fetched_at=exchange.fetched_at,
+            published_at=_moment(found, subject, "published", entry, exchange),
+            updated_at=_moment(found, subject, "updated", entry, exchange),
+            author=plain_text(dict.get(entry, "author"), longest=200),
+            category=_category(entry) or site.category,
+            language=language,
+        )
+
+
+def _absolute(home: str, link: str) -> str | None:
+    try:
+        return canonical_url(urljoin(home, link.strip()))
+    except ValueError:
+        return None
+
+
+def _summary(entry: dict[str, Any]) -> str | None:
+    """The summary; of an item without one, its content."""
+    summary = plain_text(dict.get(entry, "summary"))
+    content = dict.get(entry, "content")
+    if summary is None and isinstance(content, list) and content and isinstance(content[0], dict):
+        return plain_text(dict.get(content[0], "value"))
+    return summary
+
+
+def _category(entry: dict[str, Any]) -> str | None:
+    tags = dict.get(entry, "tags")
+    terms = [plain_text(dict.get(tag, "term"), longest=100) for tag in tags] if isinstance(tags, list) else []
+    return next((term for term in terms if term is not None), None)
+
+
+def _moment(found: Findings, subject: str, field: str, entry: dict[str, Any], exchange: Exchange) -> int | None:
+    """Milliseconds of a date as RSS (RFC 822) or Atom (RFC 3339) writes it; None and an issue where it is none."""
+    said = dict.get(entry, field)
+    if field == "published" and said is None:  # RSS 1.0 has dc:date, Atom must have "updated" only
+        said = dict.get(entry, "updated")
+    if not isinstance(said, str) or not said.strip():
+        return None
+    text = said.strip()[:80]
+    moment = _rfc822(text)
+    if moment is not None:
+        ms = epoch_time(found, subject, field, moment, 1)
+    elif len(text) < 12:  # a date without a time, which fromisoformat takes for midnight
+        found.add("wrong_type", subject, field, f"{shown(text)!r} is no moment: it has no time")
+        return None
+    else:
+        ms = iso_time(found, subject, field, text)
+    return not_ahead(found, subject, field, ms, exchange.fetched_at)
+
+
+def _rfc822(text: str) -> int | None:
+    """Milliseconds of ``Sat, 15 Aug 2026 16:00:00 +0000``; None: another form, or no zone that says its offset."""
+    try:
+        moment = parsedate_to_datetime(text)
+    except (ValueError, TypeError, OverflowError, IndexError):
+        return None
+    if text.endswith("-0000"):  # UTC, of a place that is not told (RFC 5322): Python takes it for no zone
+        moment = moment.replace(tzinfo=UTC)
+    if moment.tzinfo is None or not any(c.isalpha() for c in text[:12]):
+        return None
+    try:
+        return to_ms(moment.astimezone(UTC))
+    except (OverflowError, ValueError):
+        return None
+
+
+ENDPOINTS: Final[tuple[Endpoint, ...]] = (Feed(),)

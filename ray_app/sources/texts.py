@@ -10,7 +10,8 @@ import hashlib
 import html
 import re
 import unicodedata
-from html.parser import HTMLParser
+from collections.abc import Iterator
+from decimal import Decimal
 from typing import Final
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
@@ -18,15 +19,16 @@ from ray_app.sources.base import Row
 
 #: parameters that say where a reader came from, not what he reads
 _TRACKING: Final = re.compile(
-    r"(?:utm_\w+|fbclid|gclid|dclid|msclkid|mc_[ce]id|igshid|ref|ref_src|cmp|cmpid|ncid|src|taid|guccounter|_ga|yclid)",
+    r"(?:(?:utm|mtm|pk|piwik|hsa|at|oly|vero)_\w+|fbclid|gclid|dclid|msclkid|mc_[ce]id|igshid|ref|ref_src|referrer|cmp"
+    r"|cmpid|ncid|src|\.?tsrc|taid|guccounter|guce_referrer\w*|_ga|yclid|mod|smid|xtor|__twitter_impression)",
     re.IGNORECASE,
 )
 _SPACE: Final = re.compile(r"\s+")
 #: the longest text kept of one article, characters
 LONGEST: Final = 20_000
-#: what feeds append to a title: "… - CoinDesk", "… | Reuters"
-_APPENDED: Final = re.compile(r"\s+[|–—-]\s+[^|–—-]{2,30}$")
-_NOT_WORD: Final = re.compile(r"[^\w]+")
+#: longest address, characters
+_LONGEST_URL: Final = 2_000
+_PERCENT: Final = re.compile(r"%[0-9a-fA-F]{2}")
 
 
 def canonical_url(url: str) -> str | None:
@@ -36,20 +38,22 @@ def canonical_url(url: str) -> str | None:
     trailing slash; http counts as https.
     """
     text = url.strip()
-    if len(text) > 2_000 or any(c in text for c in "\r\n\t\x00"):
+    if len(text) > _LONGEST_URL or any(unicodedata.category(c) in {"Cc", "Cs"} for c in text):
         return None
     try:
         parts = urlsplit(text)
         port = parts.port
+        host = (parts.hostname or "").rstrip(".")
+        if parts.scheme.lower() not in {"http", "https"} or not host or any(c.isspace() for c in host):
+            return None
+        kept = sorted((k, v) for k, v in parse_qsl(parts.query, keep_blank_values=True) if not _TRACKING.fullmatch(k))
+        path = quote(parts.path, safe="/%:@!$&'()*+,;=~-._").rstrip("/")
+        query = urlencode(kept)
     except ValueError:
         return None
-    host = parts.hostname
-    if parts.scheme.lower() not in {"http", "https"} or not host:
-        return None
-    kept = sorted((k, v) for k, v in parse_qsl(parts.query, keep_blank_values=True) if not _TRACKING.fullmatch(k))
+    host = f"[{host}]" if ":" in host else host
     at = f"{host}:{port}" if port not in {None, 80, 443} else host
-    path = quote(parts.path, safe="/%:@!$&'()*+,;=~-._").rstrip("/")
-    return urlunsplit(("https", at, path, urlencode(kept), ""))
+    return urlunsplit(("https", at, _PERCENT.sub(lambda match: match[0].upper(), path), query, ""))
 
 
 def content_id(address: str) -> str:
@@ -57,25 +61,50 @@ def content_id(address: str) -> str:
     return hashlib.sha256(address.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-class _Text(HTMLParser):
-    """Collects text; skips what is not read (script, style)."""
+#: elements that stand apart from the text around them
+_BLOCKS: Final = frozenset(("p", "br", "div", "li", "ul", "ol", "tr", "td", "th", "blockquote", "figcaption", "hr"))
+_HEADING: Final = re.compile(r"h[1-6]")
+_TAG: Final = re.compile(r"[a-zA-Z][a-zA-Z0-9]{0,20}")
+#: elements whose content is not read, and where it ends
+_UNREAD: Final = {name: re.compile(f"</{name}", re.IGNORECASE) for name in ("script", "style")}
 
-    def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-        self.parts: list[str] = []
-        self._skipped = 0
 
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:  # noqa: ARG002 - the base's
-        self._skipped += tag in {"script", "style"}
-        if tag in {"p", "br", "div", "li", "h1", "h2", "h3", "tr"}:
-            self.parts.append(" ")
+def _pieces(markup: str) -> Iterator[str]:
+    """The text between the tags. One pass: html.parser takes quadratic time for markup that is made to."""
+    at = 0
+    while (opens := markup.find("<", at)) >= 0:
+        yield markup[at:opens]
+        if markup.startswith("<!--", opens):
+            closes, length = markup.find("-->", opens), 3
+        elif markup.startswith("<![CDATA[", opens):
+            closes, length = markup.find("]]>", opens), 3
+            yield markup[opens + 9 : closes] if closes >= 0 else markup[opens + 9 :]
+        elif markup[opens + 1 : opens + 2].isalpha() or markup[opens + 1 : opens + 2] in {"/", "!", "?"}:
+            closes, length = markup.find(">", opens), 1
+        else:
+            yield "<"
+            at = opens + 1
+            continue
+        if closes < 0:  # a tag that was cut off, by whoever shortened the text
+            return
+        at = closes + length
+        tag = _TAG.match(markup, opens + 1 + markup.startswith("</", opens))
+        name = tag[0].lower() if tag is not None else ""
+        if name in _BLOCKS or _HEADING.fullmatch(name):
+            yield " "
+        elif name in _UNREAD and markup[opens + 1] != "/":
+            end = _UNREAD[name].search(markup, at)
+            if end is None:
+                return
+            at = end.start()
+    yield markup[at:]
 
-    def handle_endtag(self, tag: str) -> None:
-        self._skipped -= tag in {"script", "style"} and self._skipped > 0
 
-    def handle_data(self, data: str) -> None:
-        if not self._skipped:
-            self.parts.append(data)
+def _unescaped(text: str) -> str:
+    try:
+        return html.unescape(text)
+    except ValueError:  # a character reference of thousands of digits
+        return text
 
 
 def plain_text(markup: object, *, longest: int = LONGEST) -> str | None:
@@ -85,24 +114,69 @@ def plain_text(markup: object, *, longest: int = LONGEST) -> str | None:
     """
     if not isinstance(markup, str):
         return None
-    reader = _Text()
-    try:
-        reader.feed(markup[: longest * 20])
-        reader.close()
-    except (ValueError, AssertionError):  # html.parser on what is no markup at all
-        reader.parts = [re.sub(r"<[^>]*>", " ", html.unescape(markup[: longest * 20]))]
-    text = "".join(c for c in "".join(reader.parts) if not unicodedata.category(c).startswith("C") or c in "\n\t\r ")
+    joined = "".join(_unescaped(piece) for piece in _pieces(markup[: longest * 20]))
+    text = "".join(c for c in joined if c in "\n\t\r " or not unicodedata.category(c).startswith("C"))
     return _SPACE.sub(" ", text).strip()[:longest].strip() or None
 
 
-def story_id(title: str) -> str:
-    """The same for titles that differ in case, punctuation, order of nothing, and an appended publisher.
+def code_word(markup: object, longest: int) -> str | None:
+    """Plain text that is ASCII, as the tables' codes are; None for anything else."""
+    text = plain_text(markup, longest=longest)
+    return text if text is not None and text.isascii() else None
 
-    Reprints of one story share it, so that a story that forty sites copy counts once.
-    """
-    bare = _APPENDED.sub("", unicodedata.normalize("NFKC", title))
-    words = _NOT_WORD.sub(" ", bare.casefold()).split()
-    return hashlib.sha256(" ".join(words).encode("utf-8", "surrogatepass")).hexdigest()
+
+#: words without which a title tells the same story
+_STOP: Final = frozenset(
+    re.findall(
+        r"\w+",
+        "a an the of in on at to for from by with as and or is are was were be been has have had it its this that "
+        "says said say after amid",
+    )
+)
+#: what editors set before a title
+_LABEL: Final = re.compile(
+    r"^\s*(?:\[?(?:breaking|just in|update|updated|exclusive|watch|live|video|opinion|analysis|press release"
+    r"|sponsored)\]?\s*[:|–—-]+|\[[^\]]{2,20}\])\s*",
+    re.IGNORECASE,
+)
+#: what feeds append to it: "… - CoinDesk", "… | Reuters", "… (example.com)"; not "… – up 5%", which is the story
+_APPENDED: Final = re.compile(
+    r"\s+(?:[|–—-]\s+|\()(?:by\s+)?(?:the\s+)?(?:"
+    r"[\w-]{2,30}\.(?:com|net|org|io|co|news)|coin ?desk|coin ?telegraph|crypto ?slate|decrypt|bitcoin magazine"
+    r"|coin ?journal|news ?btc|be ?in ?crypto|block|bitcoinist|amb ?crypto|crypto ?(?:news|potato|briefing)"
+    r"|crypto ?(?:daily|globe|news flash)|coin ?speaker"
+    r"|reuters|bloomberg|cnbc|market ?watch|yahoo(?: finance)?|nasdaq|guardian|forbes|fortune"
+    r"|investing|(?:\w+ ){1,3}(?:news|times|journal|magazine|post|herald|insider|tribune))\)?\s*$",
+    re.IGNORECASE,
+)
+#: a number as titles write it, or a word
+_TOKEN: Final = re.compile(
+    r"(\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?)(?:\s?(k|m|b|bn|million|billion|thousand)\b)?|\w+|%"
+)
+_SCALE: Final = {"k": 3, "thousand": 3, "m": 6, "million": 6, "b": 9, "bn": 9, "billion": 9}
+
+
+def story_id(title: str) -> str:
+    """The same for titles that differ in case, punctuation, quotes, articles and prepositions, how a number is written,
+    and an editor's label or publisher's name around it.
+
+    Reprints of one story share it, so that a story that forty sites copy counts once. Numbers count, and so does the
+    order of words: it says who did what to whom. A title that says the same in other words is another story to it.
+    """  # noqa: D205 - one sentence after the other
+    folded = unicodedata.normalize("NFKC", title[:1_000]).casefold().replace("’", "'").replace("'s ", " ")
+    bare = _APPENDED.sub("", _LABEL.sub("", folded))
+    words = [_token(match) for match in _TOKEN.finditer(bare)]
+    told = [word for word in words if word not in _STOP] or words or [folded.strip()]
+    return hashlib.sha256(" ".join(told).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _token(match: re.Match[str]) -> str:
+    """``$77K``, ``77,000`` and ``77 thousand`` are one number; ``%`` is a word."""
+    number, scale = match.groups()
+    if number is None:
+        return "percent" if match[0] == "%" else match[0]
+    value = Decimal(number.replace(",", "")[:40]).scaleb(_SCALE.get(scale or "", 0)).normalize()
+    return f"{value:f}"
 
 
 def news_row(

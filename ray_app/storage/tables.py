@@ -431,6 +431,18 @@ data_quality_events = Table(
     **MYSQL,
 )
 
+source_availability = Table(
+    "source_availability",
+    metadata,
+    Column("source", _code(48), primary_key=True, comment="endpoint; of candles <venue>.candles"),
+    Column("day", BigInteger, primary_key=True, autoincrement=False, comment="ms: midnight UTC of the measurement"),
+    Column("p50_ms", BigInteger, nullable=False, comment="ms from the moment a value is about to when the node had it"),
+    Column("p99_ms", BigInteger, nullable=False),
+    Column("samples", Integer, nullable=False, comment="rows it was measured on"),
+    Column("measured_at", BigInteger, nullable=False, comment="ms"),
+    **MYSQL,
+)
+
 endpoint_shapes = Table(
     "endpoint_shapes",
     metadata,

@@ -27,6 +27,8 @@ PARAMS = {
     "blockchair.stats": ["chain=bitcoin"],
     "defillama.chain_tvl": ["chain=OP Mainnet"],
     "mempool.hashrate": ["span=1m"],
+    "rss.feed": ["feed=coindesk"],
+    "guardian.item": ["id=technology/2026/may/18/bitcoin-slips"],
     "yahoo.chart": ["symbol=^GSPC", "interval=1d"],
 }
 
@@ -87,7 +89,8 @@ def test_rows_are_json_lines_of_table_key_and_values(run, name):
     rows = [json.loads(line) for line in out.splitlines()]
     assert rows
     assert all(list(row) == ["table", "key", "values", "source", "payload_hash"] for row in rows)
-    sha256 = hashlib.sha256(json.dumps(BODIES[name]).encode()).hexdigest()
+    body = BODIES[name]
+    sha256 = hashlib.sha256(body if isinstance(body, bytes) else json.dumps(body).encode()).hexdigest()
     assert {(row["source"], row["payload_hash"]) for row in rows} == {(name, sha256)}
 
 

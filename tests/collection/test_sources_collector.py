@@ -68,9 +68,15 @@ def bench(tmp_path):
 
 async def test_every_feed_is_answered_once_a_slot_and_a_restart_asks_for_nothing(bench):
     async with bench("derivatives") as b:
-        first = await b.acting.poll()
+        answered = 0
+        for _ in range(5):  # a feed may wait for its account's next free moment
+            first = await b.acting.poll()
+            answered += first.slots
+            if not first.owed:
+                break
+            b.clock.go_to(first.retry_at)
         assert first.owed == 0, first.errors
-        assert first.slots == len(b.acting.plans["derivatives"].subjects()) > 20
+        assert answered >= len(b.acting.plans["derivatives"].subjects()) > 20
         assert b.count(tables.derivatives_data) > 1_000
         asked = len(b.world.requests())
         again = COLLECTORS["derivatives"](b.runtime)

@@ -14,6 +14,7 @@ from sqlalchemy import Connection, insert
 
 from ray_app.clock import HOUR_MS
 from ray_app.collection.collectors import COLLECTORS
+from ray_app.collection.collectors.everything import FEED_COLLECTORS
 from ray_app.collection.datasets import Tier, declare
 from ray_app.collection.expectation import SlotRange
 from ray_app.collection.gaps import mark
@@ -25,8 +26,9 @@ from ray_app.serving.keys import Level
 from ray_app.serving.problems import CODES
 from ray_app.storage import records
 from ray_app.storage.engine import Database
-from ray_app.storage.tables import collector_leases
+from ray_app.storage.tables import collector_leases, data_quality_events
 from tests.serving.gateway_world import BTC, ETH, NOW, RecordingJobs, World, candle_row, market
+from tests.serving.source_world import add_sources, archived, put
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "api.md").read_text()
 #: a request, then its answer: ```http … ``` and ```json [status] … ```
@@ -58,9 +60,13 @@ class SuccessfulJobs(RecordingJobs):
 
 
 @pytest.fixture
-def world(sqlite_db: Database) -> World:
+def world(sqlite_db: Database, tmp_path: Path) -> World:
     """The market of the page on 2026-11-24 at 08:00 UTC: an hour of Bitcoin's is owed, everything else is well."""
-    found = market(sqlite_db)
+    off = tuple(kind.name for kind in FEED_COLLECTORS if kind.name != "macro-fred")  # which has no key
+    found = add_sources(market(sqlite_db, data_dir=tmp_path, collectors_off=off))
+    _, provenance = archived(found, FOLLOWED + 7_250, "coingecko.global", "/global")
+    put(found, "market_data", GLOBAL | provenance)
+    found.db.run(lambda conn: conn.execute(insert(data_quality_events), [FINDING]))
     found.api.deps.jobs = SuccessfulJobs()
     ok = dict.fromkeys(("event_bus", "streams"), lambda: asyncio.sleep(0, Probe("ok")))
     found.api.deps.health = HealthReporter(sqlite_db, found.clock, found.deps.settings, probes=ok, keep_s=0)
@@ -91,6 +97,26 @@ def world(sqlite_db: Database) -> World:
     return found
 
 
+#: the moment of the number that the page follows to its answer
+FOLLOWED = NOW - 900_000
+GLOBAL = {
+    "source": "coingecko.global",
+    "event_time": FOLLOWED,
+    "known_at": FOLLOWED + 7_250,
+    "total_market_cap_usd": 3.1e12,
+    "btc_dominance_pct": 57.25,
+    "event_version": FOLLOWED,
+    "parser_version": 2,
+}
+FINDING = {
+    "payload_hash": "0" * 64,
+    "kind": "out_of_range",
+    "subject": "ethereum",
+    "field": "market_cap",
+    "source": "coingecko.markets",
+    "fetched_at": NOW - 292_750,
+    "detail": "-1 is below 0",
+}
 OWED = (BTC, NOW - 2 * HOUR_MS)
 
 
@@ -110,7 +136,7 @@ def disagreements(documented: Any, answered: Any, where: str = "$") -> list[str]
 
 
 #: differs from run to run, or is a secret
-VARYING = {"request_id", "key_id", "key"}
+VARYING = {"request_id", "key_id", "key", "fetch_id"}
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: f"{example.method} {example.path}")

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from ray_app.serving.keys import Level
 from ray_app.serving.problems import CODES, MEDIA_TYPE
-from tests.serving.gateway_world import BTC, NOW, candle_row, market
+from tests.serving.gateway_world import BTC, NOW, candle_row
+from tests.serving.source_world import sources
 
 HOUR_MS = 3_600_000
 #: values that have broken parsers before, beside anything hypothesis thinks of
@@ -21,6 +22,13 @@ NASTY = st.sampled_from(
         *("2026-11-24", "2026-11-24T08:00:00Z", "2026-02-30", "9999-12-31T23:59:59Z", "0001-01-01", "2026-W48-2"),
         *("2026-11-24T08:00:00+23:59", "2026-11-24T08:00:00-14:00", "2026-11-24T24:00:00Z", "2026-11-24T07:59:60Z"),
         *("5m", "15m", "1h", "4h", "1d", "usd", "eur", "prices", "candles-3600", "owed", "active"),
+        *("UNRATE", "vix", "macro_indicators", "ohlc_data", "asset=BTC", "indicator_name=UNRATE,source=fred", "{}"),
+        *("funding_rate", "binance", "1776-07-04", "1000-01-01", "crypto", "a%_|b", '{"asset_id": 1e400}'),
+        # positions: of a macro history, of an on-chain list, of news, of findings
+        "eyJnMCI6ImZyZWQub2JzZXJ2YXRpb25zIiwiYXQiOjEsInN0YXJ0IjowLCJlbmQiOjJ9",
+        "eyJnMCI6ImEiLCJnMSI6ImIifQ",
+        "eyJhdCI6LTEsImlkIjoiYSIsInNpbmNlIjotOTAwMDAwMDAwMDAwMDAwMH0",
+        "eyJhdCI6MSwicGF5bG9hZCI6ImEiLCJraW5kIjoiYiIsInN1YmplY3QiOiJjIiwiZmllbGQiOiJkIn0",
         *("e30", "eyJhdCI6MX0", "bnVsbA", "W10", "MQ", "=", "====", "eyJyYW5rIjoxLCJhc3NldCI6MX0"),
     ]
 )
@@ -39,6 +47,18 @@ NAMES = st.sampled_from(
         "symbol",
         "state",
         "status",
+        "as_of",
+        "source",
+        "metric",
+        "venue",
+        "instrument",
+        "since",
+        "q",
+        "market",
+        "kind",
+        "table",
+        "key",
+        "account",
     ]
 )
 PATHS = st.sampled_from(
@@ -50,6 +70,17 @@ PATHS = st.sampled_from(
         "/api/v1/assets/{}",
         "/api/v1/stats/gaps",
         "/api/v1/stats/collectors",
+        "/api/v1/macro",
+        "/api/v1/macro/{}",
+        "/api/v1/onchain/{}",
+        "/api/v1/derivatives/{}",
+        "/api/v1/fear-greed",
+        "/api/v1/news/crypto/latest",
+        "/api/v1/news/stock/latest",
+        "/api/v1/news/search",
+        "/api/v1/stats/quality",
+        "/api/v1/stats/lineage",
+        "/api/v1/sources",
         "/api/v1/admin/jobs/{}",
         "/api/v1/{}",
         "/{}",
@@ -64,7 +95,7 @@ def world(tmp_path_factory):
 
     db = Database(f"sqlite:///{tmp_path_factory.mktemp('fuzz') / 'node.db'}")
     db.run(metadata.create_all)
-    world = market(db, rate_limit_requests=10_000_000)
+    world = sources(db, rate_limit_requests=10_000_000)
     world.store_candles(*[candle_row(BTC, 3_600, NOW - n * HOUR_MS) for n in range(1, 60)])
     world.store_candles(*[candle_row(BTC, 300, NOW - n * 300_000) for n in range(1, 100)])
     yield world

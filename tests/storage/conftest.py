@@ -24,3 +24,12 @@ def mariadb(mariadb_url: str) -> Iterator[Database]:
     migrate.upgrade(database)
     yield database
     database.dispose()
+
+
+@pytest.fixture
+def sqlite_db(sqlite_url: str) -> Iterator[Database]:
+    """An empty, migrated SQLite database: for what does not depend on which it is."""
+    database = Database(sqlite_url)
+    migrate.upgrade(database)
+    yield database
+    database.dispose()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from ray_app.assets import AssetRegistry
-from ray_app.collection.catalogue import derivatives, macro, news, onchain, social
+from ray_app.collection.catalogue import derivatives, macro, news, ohlc, onchain, social
 from ray_app.collection.feeds import Feed
 from ray_app.settings import Settings
 
@@ -29,4 +29,5 @@ CATALOGUE: Final[Mapping[str, FeedsOf]] = {
     "onchain": onchain.onchain_feeds,
     "derivatives": derivatives.derivatives_feeds,
     "fear-greed": onchain.fear_greed_feeds,
+    "ohlc-coingecko": ohlc.ohlc_feeds,
 }

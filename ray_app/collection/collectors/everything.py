@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from ray_app.clock import HOUR_MS
@@ -9,7 +10,9 @@ from ray_app.collection.budget_rules import Priority
 from ray_app.collection.collectors.base import PollResult
 from ray_app.collection.collectors.sources import FeedCollector
 from ray_app.collection.schedule import Schedule
+from ray_app.collection.upstreams import FREE_PLANS, Upstream, coingecko_plan
 from ray_app.errors import UpstreamError
+from ray_app.settings import Settings
 from ray_app.sources.reddit import PAGE, ById
 from ray_app.storage import records, texts
 
@@ -117,6 +120,22 @@ class FearGreed(FeedCollector):
     datasets: ClassVar[tuple[str, ...]] = ("fear-greed",)
 
 
+class OhlcCoingecko(FeedCollector):
+    """Candles of assets without a venue."""
+
+    name: ClassVar[str] = "ohlc-coingecko"
+    accounts: ClassVar[tuple[str, ...]] = ("coingecko",)
+    datasets: ClassVar[tuple[str, ...]] = ("ohlc-coingecko",)
+
+    @classmethod
+    def off(cls, settings: Settings, upstreams: Mapping[str, Upstream]) -> str | None:
+        """A free plan's month has no room for it."""
+        if coingecko_plan(settings) in FREE_PLANS:
+            return "disabled: a free CoinGecko month has no room for candles; set COINGECKO_PLAN and COINGECKO_API_KEY"
+        return super().off(settings, upstreams)
+
+
 FEED_COLLECTORS: tuple[type[FeedCollector], ...] = (
     *(MacroFred, MacroMarket, CryptoNews, StockNews, SocialReddit, SocialX, Onchain, Derivatives, FearGreed),
+    OhlcCoingecko,
 )

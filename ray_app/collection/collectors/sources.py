@@ -157,7 +157,7 @@ class FeedCollector(SlotCollector):
             return False
         try:
             if (broken_off := self._next_page.get(key)) is not None:  # an earlier poll, between two of its pages
-                await self._pages(key, broken_off, result)
+                await self._pages(key, broken_off, due.feed, result)
                 earlier = Note.read(broken_off) or note
                 since = earlier.slot - due.feed.overlap_s * 1_000
                 note = replace(note, covers=min(earlier.slot + note.step, note.slot), since=since)
@@ -173,19 +173,19 @@ class FeedCollector(SlotCollector):
         """The feed's question, or the one it has instead where the first is refused."""
         ask = Ask(note.since, self.runtime.clock.now_ms())
         try:
-            await self._pages(key, note.on(feed.ask(ask)), result)
+            await self._pages(key, note.on(feed.ask(ask)), feed, result)
         except UpstreamRejected as refusal:
             other = feed.instead(ask, str(refusal)) if feed.instead is not None else None
             if other is None:
                 raise
-            await self._pages(key, note.on(other), result)
+            await self._pages(key, note.on(other), feed, result)
 
-    async def _pages(self, key: tuple[str, int], first: Request, result: PollResult) -> None:
+    async def _pages(self, key: tuple[str, int], first: Request, feed: Feed, result: PollResult) -> None:
         """Every page from ``first`` on; where it breaks off after one of them, the next poll goes on there."""
         request: Request | None = first
         while request is not None:
             result.requests += 1
-            request = await self._page(request)
+            request = await self._page(request, feed.priority)
             if request is not None:
                 self._next_page[key] = request
         self._next_page.pop(key, None)
@@ -207,9 +207,9 @@ class FeedCollector(SlotCollector):
         result.failed(error, now)
         log.warning("%s: %s: %s", self.name, due.feed.subject, error)
 
-    async def _page(self, request: Request) -> Request | None:
+    async def _page(self, request: Request, priority: Priority) -> Request | None:
         """Ask for one page; the next one, or None where the poll ends with this one."""
-        receipt = await self.runtime.fetch(request, Priority.REST)
+        receipt = await self.runtime.fetch(request, priority)
         if receipt.error is not None:
             raise receipt.error
         note = Note.read(request)

@@ -8,10 +8,15 @@ import orjson
 from sqlalchemy import Table, select
 
 from ray_app.storage.engine import Database
-from ray_app.storage.tables import market_data, ohlc_data, price_data_real
 
-#: the column that says which time a row is about
-TIME_COLUMNS = {price_data_real.name: "slot", ohlc_data.name: "open_time", market_data.name: "event_time"}
+#: the column that says which time a row is about; of texts when the node first had them, for not all are dated
+TIME_COLUMNS = {
+    "price_data_real": "slot",
+    "ohlc_data": "open_time",
+    "macro_indicators": "indicator_date",
+    **dict.fromkeys(("market_data", "onchain_data", "derivatives_data", "fear_greed"), "event_time"),
+    **dict.fromkeys(("crypto_news", "stock_news", "social_posts"), "known_at"),
+}
 
 
 def dataset_hash(db: Database, table: Table, start: int | None = None, end: int | None = None) -> tuple[int, str]:

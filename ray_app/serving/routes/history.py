@@ -164,7 +164,7 @@ def window(start: str | None, end: str | None, days: int | None, now_ms: int, st
     return first, last
 
 
-def moment(name: str, text: str) -> int:
+def moment(name: str, text: str, earliest: int = EARLIEST_MS) -> int:
     """An RFC 3339 time (a date means its midnight, no offset means UTC) in ms; Problem VALIDATION_ERROR otherwise."""
     spelled = _SPACE_FOR_PLUS.sub("+", text.strip())  # an unencoded + arrives as a space
     try:
@@ -172,8 +172,8 @@ def moment(name: str, text: str) -> int:
         ms = to_ms(parsed if parsed.tzinfo is not None else parsed.replace(tzinfo=UTC))
     except (ValueError, OverflowError) as error:
         raise Problem("VALIDATION_ERROR", f"{name}: not an RFC 3339 time such as 2026-11-24T08:00:00Z") from error
-    if not EARLIEST_MS <= ms <= LATEST_MS:
-        raise Problem("VALIDATION_ERROR", f"{name}: must lie between {iso(EARLIEST_MS)} and {iso(LATEST_MS)}")
+    if not earliest <= ms <= LATEST_MS:
+        raise Problem("VALIDATION_ERROR", f"{name}: must lie between {iso(earliest)} and {iso(LATEST_MS)}")
     return ms
 
 

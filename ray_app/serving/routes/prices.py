@@ -58,14 +58,14 @@ _EXAMPLE: dict[str, Any] = {
 }
 
 
-def _ok(description: str, example: Any) -> dict[int | str, dict[str, Any]]:
+def ok(description: str, example: Any) -> dict[int | str, dict[str, Any]]:
     return {200: {"description": description, "content": {"application/json": {"example": example}}}}
 
 
 @router.get(
     "/current/{symbol}",
     summary="Current price of one asset",
-    responses=_ok(
+    responses=ok(
         "Amounts in USD, changes over 24 h in USD and percent. `consensus_price` is the median of `venues`, both null "
         "unless several sources report the same slot. `quality`: observed, reconstructed (from candles or chart data "
         "after a missed slot) or fallback (exchange rate).",
@@ -95,7 +95,7 @@ def _why_nothing(asset: Asset) -> str:
 @router.get(
     "/current",
     summary="Current prices of several assets, or of all",
-    responses=_ok(
+    responses=ok(
         "`data` in the order asked for, or by market-cap rank. `missing` names every symbol asked for that has no "
         "price or is not known, so that nothing is left out silently.",
         {

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -22,9 +24,10 @@ from ray_app.serving.routes.answers import (
     decode_cursor,
     dumps,
     encode_cursor,
+    from_database,
     requires,
 )
-from ray_app.storage import queries
+from ray_app.storage import evidence_queries, queries
 
 router = APIRouter(prefix="/api/v1/stats", tags=["stats"], dependencies=[Depends(requires(Level.readonly))])
 
@@ -32,7 +35,7 @@ State = Literal["owed", "repaired", "confirmed_empty", "unrepairable"]
 # fmt: off
 Dataset = Literal[
     "prices", "candles-300", "candles-3600", "candles-86400", "macro-fred", "macro-market", "crypto-news", "stock-news",
-    "social-reddit", "social-x", "onchain", "derivatives", "fear-greed", "ticks",
+    "social-reddit", "social-x", "onchain", "derivatives", "fear-greed", "ohlc-coingecko", "ticks",
 ]
 # fmt: on
 
@@ -100,6 +103,31 @@ async def gaps(
         }
     )
     return answer(request, Prepared(body, now_ms), now_ms)
+
+
+@router.get("/archive", summary="How large the archive is")
+async def archive(request: Request, deps: Gateway) -> Response:
+    """Per source: answers archived, bytes of their bodies, how many of them were deleted because terms say so, and the
+    compressed bytes on this machine's disk (`null`: it holds none of them; archives are per machine).
+    """  # noqa: D205 - shown as one paragraph in OpenAPI
+    sizes = await from_database(deps, evidence_queries.archive_sizes)
+    on_disk = await asyncio.to_thread(_on_disk, deps.settings.archive_dir)
+    rows = [{"source": name, **sizes[name], "disk_bytes": on_disk.get(name)} for name in sorted(sizes)]
+    parts = ("answers", "payload_bytes", "deleted")
+    total: dict[str, int | None] = {part: sum(size[part] for size in sizes.values()) for part in parts}
+    total["disk_bytes"] = sum(on_disk.values()) if on_disk else None
+    now_ms = deps.clock.now_ms()
+    content = {"data": rows, "count": len(rows), "total": total, "as_of": iso(now_ms), "source": "node"}
+    return answer(request, Prepared(dumps(content | {"quality": "measured"}), now_ms), now_ms)
+
+
+def _on_disk(folder: Path) -> dict[str, int]:
+    """Bytes of each source's segments and their indexes."""
+    found: dict[str, int] = {}
+    for place in folder.glob("*/*"):
+        with contextlib.suppress(OSError):  # deleted meanwhile
+            found[place.parent.name] = found.get(place.parent.name, 0) + place.stat().st_size
+    return found
 
 
 def _read(

@@ -1,0 +1,155 @@
+"""One address, plain text, one id for the reprints of a story."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ray_app.sources.texts import canonical_url, code_word, content_id, news_row, plain_text, story_id
+
+CANONICAL = {
+    "https://www.example.com/a/b": "https://www.example.com/a/b",
+    " HTTP://WWW.Example.COM:80/a/b/?utm_source=rss&utm_medium=x#top ": "https://www.example.com/a/b",
+    "https://user:secret@example.com:8443/a?b=2&a=1": "https://example.com:8443/a?a=1&b=2",
+    "https://example.com/?p=123": "https://example.com?p=123",
+    "https://example.com/a?fbclid=1&mod=mw_rss&.tsrc=rss&mtm_campaign=API&q=": "https://example.com/a?q=",
+    "https://example.com./caf%c3%a9 x/ü": "https://example.com/caf%C3%A9%20x/%C3%BC",
+    "https://[2001:db8::1]/a": "https://[2001:db8::1]/a",
+    "https://example.com/a?id=5&id=4": "https://example.com/a?id=4&id=5",
+}
+
+
+@pytest.mark.parametrize(("given_url", "expected"), CANONICAL.items())
+def test_an_article_has_one_address(given_url, expected):
+    assert canonical_url(given_url) == expected
+    assert canonical_url(expected) == expected
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "/a", "example.com", "ftp://example.com/a", "javascript:alert(1)", "https://", "https:///a", "http://[::1/a",
+     "https://example.com:port/", "https://exa mple.com/a", "https://example.com/\ud800", "https://example.com/\x00",
+     "https://example.com/?q=\udfff", "https://example.com/" + "a" * 2_000, "data:text/html,x"],
+)  # fmt: skip
+def test_what_is_no_address_is_none(url):
+    assert canonical_url(url) is None
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.one_of(st.text(max_size=60), st.text(max_size=40).map(lambda text: f"https://example.com/{text}")))
+def test_an_address_is_canonical_once_and_for_all(text):
+    once = canonical_url(text)
+    if once is not None:
+        once.encode()
+        assert canonical_url(once) == once or len(once) > 2_000
+        assert len(content_id(once)) == 64
+
+
+@pytest.mark.parametrize(
+    ("markup", "text"),
+    [
+        ("<p>One</p><p>two<br/>three</p>four", "One two three four"),
+        ("AT&amp;T &lt;3 Bitcoin &#8220;now&#8221;&nbsp;!", "AT&T <3 Bitcoin “now” !"),
+        ("BTC < 50k & ETH > 3k", "BTC < 50k & ETH > 3k"),
+        ("a<script>alert('x')</script><style>p{}</style>b", "ab"),
+        ("zero\u200bwidth soft\u00adhyphen\x00nul\ud800", "zerowidth softhyphennul"),
+        ("  \n ", None),
+        ("<img src=x>", None),
+        (None, None),
+        (7, None),
+    ],
+)
+def test_markup_becomes_readable_text(markup, text):
+    assert plain_text(markup) == text
+
+
+@pytest.mark.parametrize("piece", ["<", "<a ", "<!--", "<![CDATA[", "&", "<a b='", "</", "&#x", "<script>", "<?"])
+def test_hostile_markup_takes_no_more_time_than_it_has_length(piece):
+    started = time.process_time()
+    text = plain_text(piece * 100_000)
+    assert time.process_time() - started < 2.0
+    assert text is None or len(text) <= 20_000
+
+
+def test_text_is_cut_and_codes_are_ascii():
+    assert len(plain_text("word " * 10_000)) <= 20_000
+    assert plain_text("abcdef", longest=3) == "abc"
+    assert code_word("en-US", 16) == "en-US"
+    assert code_word("日本語", 16) is None
+    assert code_word(None, 16) is None
+
+
+REPRINTS = [
+    "SEC approves first spot Bitcoin ETFs, opening $10B market",
+    "SEC Approves First Spot Bitcoin ETFs, Opening $10B Market - CoinDesk",
+    "SEC approves the first spot Bitcoin ETFs, opening a $10 billion market | Reuters",
+    "BREAKING: SEC approves first spot Bitcoin ETFs opening $10bn market",
+    "‘SEC approves first spot Bitcoin ETFs’, opening $10 Billion market (cointelegraph.com)",
+    "[Updated] SEC approves first “spot” Bitcoin ETFs — opening $10B market – Crypto News Flash",
+]
+
+
+def test_reprints_of_one_story_from_several_feeds_share_an_id():
+    assert len({story_id(title) for title in REPRINTS}) == 1
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Bitcoin hits $77,000", "Bitcoin Hits $77K!"),
+        ("Bitcoin falls 5% in a day", "Bitcoin falls 5 % in day"),
+        ("Bitcoin falls 5% today", "Bitcoin falls 5 percent today"),
+        ("Coinbase's profit doubles", "Coinbase profit doubles"),
+        ("Ｂｉｔｃｏｉｎ rallies", "Bitcoin rallies"),
+        ("Tether mints 1,000,000 USDT", "Tether mints 1 million USDT - The Block"),
+    ],
+)
+def test_one_story_written_two_ways(one, other):
+    assert story_id(one) == story_id(other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Bitcoin hits $77,000", "Bitcoin hits $78,000"),
+        ("Bitcoin falls 1.5%", "Bitcoin falls 15%"),
+        ("Bitcoin overtakes Ethereum", "Ethereum overtakes Bitcoin"),
+        ("Ethereum - up 5% this week", "Ethereum - down 5% this week"),
+        ("Price analysis 5/12: BTC, ETH", "Price analysis 5/13: BTC, ETH"),
+        ("Price analysis: BTC", "Price analysis: ETH"),
+        ("Bitcoin did not fall", "Bitcoin did fall"),
+        ("???", "!!!"),
+        ("比特币上涨", "比特币下跌"),
+        ("The A", "The An"),
+        ("", "?"),
+    ],
+)
+def test_two_stories_are_two(one, other):
+    assert story_id(one) != story_id(other)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(max_size=80))
+def test_any_title_has_an_id_and_case_does_not_matter(title):
+    assert len(story_id(title)) == 64
+    assert story_id(title) == story_id(f"  {title}  ") or not title.strip()
+
+
+def test_hostile_titles_take_no_time():
+    started = time.process_time()
+    for piece in ("1,000", " - a", "(", "[", " the", "w ", "9"):
+        story_id(piece * 20_000)
+    assert time.process_time() - started < 1.0
+
+
+def test_row_is_known_from_its_fetch_and_ordered_by_what_it_says_of_itself():
+    row = news_row(
+        "crypto_news", source="s", feed="f", url="https://e.com/a", title="T", summary=None, fetched_at=1_000,
+        published_at=500, updated_at=700, author="x" * 300, category="y" * 200,
+    )  # fmt: skip
+    assert (row.event_version, row.values["known_at"], row.values["published_at"]) == (700, 1_000, 500)
+    assert (len(row.values["author"]), len(row.values["category"])) == (200, 100)
+    assert row.key["content_id"] == content_id("https://e.com/a")
