@@ -19,6 +19,7 @@ COMMANDS: dict[str, str] = {
     "db": "db",
     "keys": "keys",
     "sources": "sources",
+    "source": "source",
     "parse": "parse",
     "assets": "assets",
     "collect": "collect",

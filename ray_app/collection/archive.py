@@ -231,14 +231,15 @@ class Archive:
 
     def read(self, segment: str, position: int) -> Exchange:
         """The exchange at a position; ArchiveError names segment and offset if it is not whole."""
-        return self._record(segment, position)[2]
+        return self.stored(segment, position)[2]
 
     def record(self, segment: str, position: int) -> tuple[ArchivedAt, Exchange]:
         """As :meth:`read`, with the place it has."""
-        at, _, exchange = self._record(segment, position)
+        at, _, exchange = self.stored(segment, position)
         return at, exchange
 
-    def _record(self, segment: str, position: int) -> tuple[ArchivedAt, str, Exchange]:
+    def stored(self, segment: str, position: int) -> tuple[ArchivedAt, str, Exchange]:
+        """As :meth:`record`, with the collector that asked: (place, collector, exchange)."""
         try:
             with self._path(segment).open("rb") as file:
                 file.seek(position)
@@ -281,6 +282,23 @@ class Archive:
         by the index of one hour plus one record.
         """
         report = on_damage or _log_damage
+        for entry, segment in self.places(source, start, end, report):
+            try:
+                found = self.stored(segment, entry.position)
+            except ArchiveError as damage:
+                report(damage)
+                continue
+            yield found
+
+    def places(
+        self,
+        source: str | None = None,
+        start: int | None = None,
+        end: int | None = None,
+        on_damage: OnDamage | None = None,
+    ) -> Iterator[tuple[Entry, str]]:
+        """(entry, segment) of what :meth:`scan` reads, in its order; the records themselves are not looked at."""
+        report = on_damage or _log_damage
         by_hour: dict[str, list[str]] = {}
         for segment in self.segments(source):
             hour = segment.rsplit("/", 1)[1].split(".", 1)[0]
@@ -291,14 +309,8 @@ class Archive:
             streams = [[(e, name) for e in sorted(self.index(name, report))] for name in segments]
             for entry, segment in heapq.merge(*streams):
                 fetched_at = entry.fetch_id >> 20
-                if (start is not None and fetched_at < start) or (end is not None and fetched_at >= end):
-                    continue
-                try:
-                    found = self._record(segment, entry.position)
-                except ArchiveError as damage:
-                    report(damage)
-                    continue
-                yield found
+                if (start is None or fetched_at >= start) and (end is None or fetched_at < end):
+                    yield entry, segment
 
     def index(self, segment: str, on_damage: OnDamage | None = None) -> list[Entry]:
         """The records of a segment, from its index where that covers the whole segment, else from the segment.

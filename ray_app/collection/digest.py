@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any
 
 import orjson
@@ -75,8 +76,25 @@ class Digest:
         return len(self.parsed.rows) if self.parsed is not None else 0
 
 
-def digest(exchange: Exchange, at: ArchivedAt, registry: AssetRegistry) -> Digest:
-    """Parse the exchange and resolve the upstream's identities to assets."""
+def says(exchange: Exchange) -> Parsed | UpstreamError | None:
+    """What the body says, or the error it is; None: nothing new (304). The part of a digest that needs the exchange
+    alone, so that another process can do it.
+    """  # noqa: D205 - one sentence after the other
+    if exchange.status == HTTPStatus.NOT_MODIFIED:
+        return None
+    try:
+        return endpoint(exchange.request.endpoint).parse(exchange)
+    except (RateLimited, UpstreamUnavailable, UpstreamRejected, MalformedPayload) as error:
+        return error
+
+
+def digest(
+    exchange: Exchange, at: ArchivedAt, registry: AssetRegistry, said: Parsed | UpstreamError | None = None
+) -> Digest:
+    """Parse the exchange and resolve the upstream's identities to assets.
+
+    ``said``: what :func:`says` made of it already; then its body is not looked at.
+    """
     source = endpoint(exchange.request.endpoint)
     provenance = {
         "fetched_at": exchange.fetched_at,
@@ -84,10 +102,12 @@ def digest(exchange: Exchange, at: ArchivedAt, registry: AssetRegistry) -> Diges
         "payload_hash": at.payload_hash,
     }
     try:
-        if exchange.status == 304:
+        if exchange.status == HTTPStatus.NOT_MODIFIED:
             polls = [row | provenance for row in poll_rows(exchange, None, at.fetch_id)]
             return Digest("not_modified", rows={collection_polls.name: polls} if polls else {})
-        parsed = source.parse(exchange)
+        if isinstance(said, UpstreamError):
+            raise said
+        parsed = said if said is not None else source.parse(exchange)
         polls = [row | provenance for row in poll_rows(exchange, parsed, at.fetch_id)]
     except RateLimited as error:
         return Digest("rate_limited", error)

@@ -7,12 +7,15 @@ rebuilt row is no news. Synchronous; wrap it in a thread where an event loop mus
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import zip_longest
 from typing import Any
 
-from sqlalchemy import Connection, Row, Table, func, select
+from sqlalchemy import Connection, Row, Table, delete, func, select
 
 from ray_app.assets import AssetRegistry
 from ray_app.clock import MINUTE_MS
@@ -20,11 +23,12 @@ from ray_app.collection import drift
 from ray_app.collection.archive import Archive
 from ray_app.collection.digest import DERIVED_TABLES, VALUE_TABLES, digest, fetch_row
 from ray_app.collection.refresh import PRODUCTS, refresh_registry
+from ray_app.collection.reparse import readings
 from ray_app.collection.store import Item, write_values
-from ray_app.errors import ArchiveError
+from ray_app.errors import ArchiveError, ConfigError
 from ray_app.storage import records, registry
 from ray_app.storage.engine import Database
-from ray_app.storage.tables import crypto_assets, data_quality_events, dead_letters, fetches
+from ray_app.storage.tables import collection_schedules, crypto_assets, data_quality_events, dead_letters, fetches
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +41,8 @@ REBUILT: tuple[Table, ...] = (
     data_quality_events,
     dead_letters,
 )
+#: what a rebuild may be limited to
+REBUILT_BY_NAME: frozenset[str] = frozenset(VALUE_TABLES | DERIVED_TABLES)
 _BATCH_ITEMS, _BATCH_ROWS = 200, 6_000
 #: how long an archived answer may take to its commit beside a running node, ms
 _UNSETTLED_MS = 10 * MINUTE_MS
@@ -45,7 +51,10 @@ _REPORT_EVERY = 1_000
 
 @dataclass
 class Rebuilt:
-    """What a rebuild did. ``damaged``: archive records that could not be read, one line each."""
+    """What a rebuild did so far. ``damaged``: archive records that could not be read, one line each.
+
+    ``seconds``: wall time.
+    """
 
     answers: int = 0
     rows: int = 0
@@ -53,10 +62,12 @@ class Rebuilt:
     refreshes: int = 0
     outcomes: dict[str, int] = field(default_factory=dict)
     damaged: list[str] = field(default_factory=list)
+    seconds: float = 0.0
 
     def __str__(self) -> str:
         by = ", ".join(f"{count} {name}" for name, count in sorted(self.outcomes.items()))
-        return f"{self.answers} archived answers ({by or 'none'}), {self.rows} rows, {self.changed} changed"
+        rate = f" ({self.answers / self.seconds:,.0f} answers/s)" if self.seconds > 0 else ""
+        return f"{self.answers} archived answers ({by or 'none'}), {self.rows} rows, {self.changed} changed{rate}"
 
 
 def reprocess(
@@ -67,26 +78,33 @@ def reprocess(
     first_registry_at: int = 0,
     start: int | None = None,
     end: int | None = None,
+    tables: Collection[str] | None = None,
+    processes: int = 1,
     progress: Callable[[Rebuilt], None] | None = None,
 ) -> Rebuilt:
     """Write everything the archive holds (fetched in ``[start, end)`` ms) into a migrated database.
 
-    ``first_registry``: the registry the node began with, put into an empty ``crypto_assets`` as of
-    ``first_registry_at``; from there on each archived refresh is repeated. None: the database's own registry is used
-    as it is, and refreshes are not repeated (re-parsing in place, after a parser was mended); then an answer of the
-    last minutes that is not indexed yet is left to the node that archived it, which will also tell the outbox of it.
+    ``first_registry``: the registry the node began with, put into ``crypto_assets`` as of ``first_registry_at`` (of a
+    database that is empty or was rebuilt before; ConfigError: a node has collected into it); from there on each
+    archived refresh is repeated. None: the database's own registry is used as it is, and refreshes are not repeated
+    (re-parsing in place, after a parser was mended); then an answer of the last minutes that is not indexed yet is left
+    to the node that archived it, which will also tell the outbox of it.
+
+    ``tables``: write these of VALUE_TABLES and DERIVED_TABLES alone, and nothing else but what a first registry needs
+    (the registry, the index of answers); None: all there is. ``processes``: how many others parse
+    (:func:`~ray_app.collection.reparse.readings`); this one writes, in the archive's order. The rows are the same
+    whatever the number, and after a kill anywhere a second run leaves what one would have.
     """
-    report = Rebuilt()
+    if unknown := set(tables or ()) - REBUILT_BY_NAME:
+        raise ConfigError(
+            f"no table that is rebuilt is called {', '.join(sorted(unknown))}; there are "
+            f"{', '.join(sorted(REBUILT_BY_NAME))}"
+        )
+    report, begun = Rebuilt(), time.monotonic()
     repeat = first_registry is not None
     settled = _settled_until(db) if not repeat else None
     if first_registry is not None:
-        first = first_registry
-
-        def begin(conn: Connection) -> None:
-            if not len(registry.load(conn)):
-                registry.save(conn, first, first_registry_at)
-
-        db.run(begin)
+        db.run(partial(_begin, first=first_registry, at=first_registry_at, where=db.where))
     with db.read() as conn:
         assets = registry.load(conn)
     batch: list[Item] = []
@@ -95,7 +113,9 @@ def reprocess(
         nonlocal assets, batch
         if not batch:
             return
-        refreshed = db.run(lambda conn: _write(conn, archive, _ours(conn, batch, settled), report, repeat=repeat))
+        write = partial(_write, archive=archive, repeat=repeat, tables=tables)
+        changed, refreshed = db.run(lambda conn: write(conn, batch=_ours(conn, batch, settled)))
+        report.changed += changed
         if refreshed:
             report.refreshes += 1
             with db.read() as conn:
@@ -103,21 +123,36 @@ def reprocess(
         batch = []
 
     rows = 0
-    for at, collector, exchange in archive.scan(start=start, end=end, on_damage=lambda e: _damaged(report, e)):
-        found = digest(exchange, at, assets)
-        batch.append(Item(at, collector, exchange, found))
-        report.answers += 1
-        report.rows += found.row_count
-        report.outcomes[found.outcome] = report.outcomes.get(found.outcome, 0) + 1
-        rows += found.row_count
-        # what follows a refresh is resolved by the registry it left
-        if len(batch) >= _BATCH_ITEMS or rows >= _BATCH_ROWS or exchange.request.endpoint == PRODUCTS:
-            flush()
-            rows = 0
-        if progress is not None and report.answers % _REPORT_EVERY == 0:
-            progress(report)
-    flush()
+    every = readings(archive, start=start, end=end, processes=processes, on_damage=lambda e: _damaged(report, e))
+    with closing(every):
+        for one in every:
+            found = digest(one.exchange, one.at, assets, one.said)
+            batch.append(Item(one.at, one.collector, one.exchange, found))
+            report.answers += 1
+            report.rows += found.row_count
+            report.outcomes[found.outcome] = report.outcomes.get(found.outcome, 0) + 1
+            rows += found.row_count
+            # what follows a refresh is resolved by the registry it left
+            if len(batch) >= _BATCH_ITEMS or rows >= _BATCH_ROWS or one.exchange.request.endpoint == PRODUCTS:
+                flush()
+                rows = 0
+            report.seconds = time.monotonic() - begun
+            if progress is not None and report.answers % _REPORT_EVERY == 0:
+                progress(report)
+        flush()
+    report.seconds = time.monotonic() - begun
     return report
+
+
+def _begin(conn: Connection, first: AssetRegistry, at: int, where: str) -> None:
+    """Put the registry at its beginning: what an interrupted rebuild made of it would name the past differently."""
+    stored = registry.load(conn)
+    if stored.assets == first.assets:
+        return
+    if len(stored) and conn.execute(select(collection_schedules.c.dataset).limit(1)).first() is not None:
+        raise ConfigError(f"a node has collected into {where}: rebuild into an empty database, or one rebuilt before")
+    conn.execute(delete(crypto_assets))
+    registry.save(conn, first, at)
 
 
 def _settled_until(db: Database) -> int | None:
@@ -139,14 +174,25 @@ def _damaged(report: Rebuilt, damage: ArchiveError) -> None:
     report.damaged.append(str(damage))
 
 
-def _write(conn: Connection, archive: Archive, batch: Sequence[Item], report: Rebuilt, *, repeat: bool) -> bool:
-    records.replace_fetches(conn, [fetch_row(i.exchange, i.at, i.collector, i.found) for i in batch])
-    report.changed += write_values(conn, batch)
-    readable = [(i.at.payload_hash, i.exchange.request.endpoint) for i in batch if i.found.outcome == "ok"]
-    if not repeat:
+def _write(
+    conn: Connection, batch: Sequence[Item], archive: Archive, *, repeat: bool, tables: Collection[str] | None
+) -> tuple[int, bool]:
+    """How many rows changed, and whether the registry was saved anew."""
+    if repeat or tables is None:
+        records.replace_fetches(conn, [fetch_row(i.exchange, i.at, i.collector, i.found) for i in batch])
+    changed = write_values(conn, batch if tables is None else [_only(tables, item) for item in batch])
+    if repeat:
+        return changed, refresh_registry(conn, archive, batch)
+    if tables is None:
+        readable = [(i.at.payload_hash, i.exchange.request.endpoint) for i in batch if i.found.outcome == "ok"]
         records.drop_dead_letters(conn, readable)
-        return False
-    return refresh_registry(conn, archive, batch)
+    return changed, False
+
+
+def _only(tables: Collection[str], item: Item) -> Item:
+    """The item with the rows of these tables alone."""
+    rows = {name: found for name, found in item.found.rows.items() if name in tables}
+    return replace(item, found=replace(item.found, rows=rows, quality=[], dead=None))
 
 
 # --- comparing two databases ----------------------------------------------------------------------------------

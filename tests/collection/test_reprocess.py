@@ -99,4 +99,12 @@ def test_the_command_rebuilds(tmp_path, sqlite_url, monkeypatch):
         assert (into.exit_code, into.output.splitlines()[-1]) == (0, "identical"), into.output
         in_place = runner.invoke(cli, ["reprocess"])
         assert in_place.exit_code == 0
-        assert "0 changed" in in_place.output
+        assert "0 changed (" in in_place.output
+        assert in_place.output.endswith(" answers/s)\n")
+        part = ["--table", "ohlc_data", "--processes", "1", "--since", "2026-11-24T00:00Z", "--until", "2026-11-24"]
+        assert runner.invoke(cli, ["reprocess", *part]).output.startswith("0 archived answers")
+        one = ["--into", f"sqlite:///{tmp_path / 'one.db'}", "--table", "ohlc_data", "--table", "price_data_real"]
+        assert runner.invoke(cli, ["reprocess", *one]).output.splitlines()[-1] == "identical"
+        assert runner.invoke(cli, ["reprocess", "--into", "sqlite:///x.db", "--since", "2026-11-24"]).exit_code == 2
+        own = runner.invoke(cli, ["reprocess", "--into", sqlite_url])
+        assert (own.exit_code, "the node's own database" in str(own.exception)) == (1, True)
