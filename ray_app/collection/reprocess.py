@@ -19,7 +19,7 @@ from sqlalchemy import Connection, Row, Table, delete, func, select
 
 from ray_app.assets import AssetRegistry
 from ray_app.clock import MINUTE_MS
-from ray_app.collection import drift
+from ray_app.collection import disagreement, drift
 from ray_app.collection.archive import Archive
 from ray_app.collection.digest import DERIVED_TABLES, VALUE_TABLES, digest, fetch_row
 from ray_app.collection.refresh import PRODUCTS, refresh_registry
@@ -201,7 +201,7 @@ def _only(tables: Collection[str], item: Item) -> Item:
 def differences(left: Database, right: Database, tables: Sequence[Table] = REBUILT, limit: int = 20) -> list[str]:
     """Rows that are not the same in both, all columns compared; at most ``limit`` sentences, [] if identical.
 
-    Events of drift are left out (see drift.py).
+    Events of drift and of disagreement are left out (see drift.py, disagreement.py): no single answer makes them.
     """
     found: list[str] = []
     with left.read() as a, right.read() as b:
@@ -218,8 +218,8 @@ def differences(left: Database, right: Database, tables: Sequence[Table] = REBUI
 
 def _all(conn: Connection, table: Table) -> Iterator[Row[Any]]:
     query = select(table).order_by(*table.primary_key.columns)
-    if table is data_quality_events:  # drift is told in the order in which a node took answers in
-        query = query.where(data_quality_events.c.kind != drift.KIND)
+    if table is data_quality_events:  # told in the order in which a node took answers in, or of what it had by an hour
+        query = query.where(data_quality_events.c.kind.not_in((drift.KIND, disagreement.KIND)))
     return iter(conn.execution_options(stream_results=True, yield_per=5_000).execute(query))
 
 
