@@ -43,7 +43,8 @@ _BROWSER: Final = {"User-Agent": "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/53
 ACCOUNTS: Final[tuple[Account, ...]] = (
     Account("fred", "https://api.stlouisfed.org/fred", Limits(60, 60.0), "fred_api_key", "query:api_key"),
     Account("yahoo", "https://query1.finance.yahoo.com", Limits(20, 60.0), headers=_BROWSER),
-    Account("rss", "", Limits(60, 60.0, lanes=4)),  # each feed is another host
+    # each feed is another host, asked once in a quarter of an hour: the limit only spreads them
+    Account("rss", "", Limits(240, 60.0, lanes=8)),
     Account(
         "guardian",
         "https://content.guardianapis.com",
