@@ -33,6 +33,8 @@ class Account:
     key_in: str = ""
     optional: bool = False
     headers: Mapping[str, str] = field(default_factory=dict)
+    #: every path is another upstream: what one of them says (slow down, not from there) is of no other
+    many_hosts: bool = False
 
 
 #: what X takes for one post read [2026, unverified]
@@ -44,7 +46,7 @@ ACCOUNTS: Final[tuple[Account, ...]] = (
     Account("fred", "https://api.stlouisfed.org/fred", Limits(60, 60.0), "fred_api_key", "query:api_key"),
     Account("yahoo", "https://query1.finance.yahoo.com", Limits(20, 60.0), headers=_BROWSER),
     # each feed is another host, asked once in a quarter of an hour: the limit only spreads them
-    Account("rss", "", Limits(240, 60.0, lanes=8)),
+    Account("rss", "", Limits(240, 60.0, lanes=8), many_hosts=True),
     Account(
         "guardian",
         "https://content.guardianapis.com",

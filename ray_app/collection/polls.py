@@ -22,7 +22,8 @@ MOST_SLOTS = 3_000
 class Note:
     """What a request is for: the slot ``slot`` of a subject, and the missed ones from ``covers`` on (ms).
 
-    ``since``: what is stored ends there. ``page`` of ``pages``: counted from 1.
+    ``since``: what is stored ends there. ``page`` of ``pages``: counted from 1. ``reached``: ms of the oldest item of
+    the pages before this one.
     """
 
     dataset: str
@@ -34,6 +35,7 @@ class Note:
     reach: Reach
     page: int = 1
     pages: int = 1
+    reached: int | None = None
 
     @classmethod
     def of(cls, dataset: str, feed: Feed, slot: int, covers: int, since: int) -> Note:
@@ -51,6 +53,7 @@ class Note:
             "since": str(self.since),
             "reach": self.reach,
             "page": f"{self.page}/{self.pages}",
+            **({"reached": str(self.reached)} if self.reached is not None else {}),
         }
         return replace(request, context={**request.context, **said})
 
@@ -68,7 +71,11 @@ class Note:
             if reach not in ("snapshot", "window", "history") or not subject or numbers[1] < 1:
                 raise ValueError(reach)
             slot, interval_s, covers, since = numbers
-            return cls(dataset, subject, slot, interval_s, covers, since, reach, int(page), int(pages))  # type: ignore[arg-type]
+            reached = request.context.get("reached")
+            return cls(
+                *(dataset, subject, slot, interval_s, covers, since, reach, int(page), int(pages)),  # type: ignore[arg-type]
+                int(reached) if reached is not None else None,
+            )
         except (KeyError, ValueError):
             raise MalformedPayload(request.endpoint, "the request's note on its poll cannot be read") from None
 
@@ -81,8 +88,17 @@ class Note:
         """Whether the poll ends with this page: the last one there is, the last one allowed, or back where we were."""
         return parsed.next is None or self.page >= self.pages or self._met(parsed)
 
+    def following(self, parsed: Parsed) -> Note:
+        """The note of the page after this one."""
+        return replace(self, page=self.page + 1, reached=self._oldest(parsed))
+
+    def _oldest(self, parsed: Parsed) -> int | None:
+        """The oldest item of this page and those before it."""
+        return min((ms for ms in (parsed.oldest, self.reached) if ms is not None), default=None)
+
     def _met(self, parsed: Parsed) -> bool:
-        return parsed.oldest is not None and parsed.oldest <= self.since
+        oldest = self._oldest(parsed)
+        return oldest is not None and oldest <= self.since
 
     def slots(self, parsed: Parsed | None) -> list[int]:
         """The slots that are covered when this answer is in; none before the last page. ``parsed`` None: unchanged."""
@@ -93,9 +109,13 @@ class Note:
             return [self.slot]
         if parsed is None or self._met(parsed) or (self.reach == "history" and parsed.next is None):
             return [*earlier, self.slot]
-        if parsed.oldest is None:
-            return [self.slot]  # a window without anything in it, or without times: nothing is known of before
-        return [*(slot for slot in earlier if slot >= parsed.oldest), self.slot]
+        oldest = self._oldest(parsed)
+        if oldest is None:
+            # a window without anything in it, or without times, tells of nothing before; pages that were cut off and
+            # have no times may lack the newest part
+            return [] if self.reach == "history" else [self.slot]
+        # a slot is made good if everything is there since the poll before it
+        return [*(slot for slot in earlier if oldest <= slot - self.step), self.slot]
 
 
 def poll_rows(exchange: Exchange, parsed: Parsed | None, fetch_id: int) -> Iterable[dict[str, Any]]:

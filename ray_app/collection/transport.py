@@ -151,13 +151,16 @@ class Transport:
     async def slow_down(self, exchange: Exchange) -> tuple[float | None, int]:
         """The answer asks for a pause, whatever its status: nobody asks its account before that is over.
 
+        Of an account with many hosts only the asker is told: the others did not ask for it.
+
         Gives the seconds it named (None: none) and the ms until which all pause. ``fetch`` does this for status 429; a
         refusal inside a 200 is known to the parser only.
         """
         upstream, _ = self._route(exchange.request.endpoint)
         asked = retry_after_s(exchange.headers, exchange.fetched_at, MAX_PAUSE_S)
         until = exchange.fetched_at + round((upstream.limits.pause_s if asked is None else asked) * 1_000)
-        await self._budgets.pause(upstream.account, until)
+        if not upstream.many_hosts:
+            await self._budgets.pause(upstream.account, until)
         return asked, until
 
     async def fetch(self, request: Request, priority: Priority = Priority.TOP) -> Exchange:
@@ -171,7 +174,9 @@ class Transport:
         """
         upstream, cost = self._route(request.endpoint)
         last: UpstreamError | None = None
-        for attempt in range(self._backoff.retries + 1):
+        # a try that costs more than a credit (posts that are paid for) is not repeated on the spot
+        retries = self._backoff.retries if cost == 1 else 0
+        for attempt in range(retries + 1):
             if attempt and not isinstance(last, RateLimited):  # a pause is waited out by the budget
                 await self._clock.sleep(self._backoff.delay_s(attempt - 1, self._draw()))
             try:
@@ -180,8 +185,9 @@ class Transport:
                 if error.exchange is None and last is not None:
                     error.exchange = last.exchange
                 last = error
-                retries = self._backoff.retries
                 log.warning("attempt %d of %d failed: %s", attempt + 1, retries + 1, error)
+                if upstream.many_hosts and isinstance(error, RateLimited):
+                    break  # nothing pauses the account, and this one asked for a pause
             except (CircuitOpen, BudgetExhausted) as error:
                 if last is None:
                     raise
@@ -200,6 +206,8 @@ class Transport:
     async def _attempt(self, request: Request, upstream: Upstream, cost: int, priority: Priority) -> Exchange:
         """One admitted, budgeted try; updates the circuit breaker by what came of it."""
         account, endpoint = upstream.account, request.endpoint
+        if upstream.many_hosts:  # many that fail say nothing of the others
+            return await self._judge(await self._authorised(request, upstream, cost, priority))
         self._breakers[account], wait_until = admit(self._breakers[account], self._rules, self._clock.now_ms())
         if wait_until is not None:
             raise CircuitOpen(endpoint, wait_until)

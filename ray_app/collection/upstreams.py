@@ -31,6 +31,7 @@ class Upstream:
     """One account. ``headers`` and ``query`` authenticate it and are secret: they never print; the transport alone
     sends them. ``client``: id and secret that are exchanged for a bearer token (OAuth). ``urls``: whole addresses of
     single paths, where they are not below ``base_url``. ``disabled``: why it cannot be asked, and what to do.
+    ``many_hosts``: every path is another upstream.
     """  # noqa: D205 - one sentence after the other
 
     account: str
@@ -41,6 +42,7 @@ class Upstream:
     client: tuple[str, str] | None = field(default=None, repr=False)
     urls: Mapping[str, str] = field(default_factory=dict)
     disabled: str | None = None
+    many_hosts: bool = False
 
 
 PUBLIC_COINGECKO = "https://api.coingecko.com/api/v3"
@@ -132,7 +134,15 @@ def _upstream(account: Account, settings: Settings) -> Upstream:
     urls = rss.URLS if account.name == "rss" and not base_url else {}
     reason = disabled(account, settings, base_url)
     return Upstream(
-        account.name, base_url, headers, limits_of_account(account, settings), query, client, urls, disabled=reason
+        account.name,
+        base_url,
+        headers,
+        limits_of_account(account, settings),
+        query,
+        client,
+        urls,
+        disabled=reason,
+        many_hosts=account.many_hosts,
     )
 
 

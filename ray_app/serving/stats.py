@@ -73,6 +73,10 @@ class StoredStats:
         return [_show(row, COLLECTORS[row["collector"]], self._settings, upstreams, outlooks) for row in rows]
 
 
+def _owing_nothing(row: dict[str, Any]) -> dict[str, Any]:
+    return {"expected": row["received"] + row["settled"], "missing": 0}
+
+
 _TIMES = ("last_event_time", "last_started_at", "last_success_at", "last_error_at", "next_run_at")
 
 
@@ -83,8 +87,11 @@ def _show(
     upstreams: Mapping[str, Upstream],
     outlooks: Mapping[str, Outlook],
 ) -> dict[str, Any]:
+    off = kind.off(settings, upstreams)
+    if off is not None:  # nobody owes what nobody can be asked for
+        row = row | _owing_nothing(row) | {"datasets": [part | _owing_nothing(part) for part in row["datasets"]]}
     return row | {
-        "state": kind.off(settings, upstreams) or "active",
+        "state": off or "active",
         "disabled": {name: said for name in kind.accounts if (said := upstreams[name].disabled) is not None},
         **{name: _time(row[name]) for name in _TIMES},
         "last_error": public_text(row["last_error"]),

@@ -198,7 +198,6 @@ def news_row(
     """A row of crypto_news or stock_news. ``url`` is canonical; ``address``: what identifies it, where that is not the
     URL. Known from its first fetch: a feed's own date is what it says, not when this node could know it.
     """  # noqa: D205 - one sentence after the other
-    said = updated_at if updated_at is not None else published_at
     return Row(
         table,
         {"content_id": content_id(address or url)},
@@ -216,5 +215,5 @@ def news_row(
             "known_at": fetched_at,
             "deleted_at": None,
         },
-        min(said, fetched_at) if said is not None else fetched_at,
+        fetched_at,  # what a feed says last stands; its own dates come and go
     )

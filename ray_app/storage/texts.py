@@ -1,12 +1,12 @@
-"""Queries of texts: what is stored of a platform's posts, and which articles are known already."""
+"""Queries of texts: posts to look at again, and what is forgotten of deleted ones."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from sqlalchemy import Connection, Table, select
+from sqlalchemy import Connection, delete, select
 
-from ray_app.storage.tables import social_posts
+from ray_app.storage.tables import social_posts, text_mentions
 
 _IN_LIST = 1_000
 
@@ -26,11 +26,8 @@ def posts_to_look_at(conn: Connection, platform: str, since: int, limit: int) ->
     return [content_id.partition(":")[2] for content_id in conn.scalars(query)]
 
 
-def known_contents(conn: Connection, table: Table, content_ids: Iterable[str]) -> set[str]:
-    """Which of the ids the table has."""
+def forget_mentions(conn: Connection, content_ids: Iterable[str]) -> None:
+    """Delete what is noted of texts that were deleted: its terms are words of theirs."""
     ids = sorted(set(content_ids))
-    found: set[str] = set()
     for start in range(0, len(ids), _IN_LIST):
-        part = ids[start : start + _IN_LIST]
-        found.update(conn.scalars(select(table.c.content_id).where(table.c.content_id.in_(part))))
-    return found
+        conn.execute(delete(text_mentions).where(text_mentions.c.content_id.in_(ids[start : start + _IN_LIST])))

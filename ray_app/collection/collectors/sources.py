@@ -16,7 +16,7 @@ from functools import partial
 
 from sqlalchemy import Connection
 
-from ray_app.clock import DAY_MS, HOUR_MS
+from ray_app.clock import DAY_MS, HOUR_MS, iso
 from ray_app.collection import datasets, gaps
 from ray_app.collection.budget_rules import Priority
 from ray_app.collection.catalogue import CATALOGUE
@@ -32,9 +32,11 @@ from ray_app.errors import (
     ConfigError,
     MalformedPayload,
     RegionBlocked,
+    StorageError,
     UpstreamError,
     UpstreamRejected,
 )
+from ray_app.sources import ENDPOINTS
 from ray_app.sources.base import Request
 from ray_app.storage import ledger
 
@@ -120,12 +122,19 @@ class FeedCollector(SlotCollector):
         for dataset, plan in self.plans.items():
             for one in await self._due(dataset, plan, now):
                 by_account[one.feed.account].append(one)
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._several(due, result)) for due in by_account.values()]
-        answered = [done for task in tasks for done in task.result()]
+        several = [partial(self._several, due, result) for due in by_account.values()]
+        answered = [done for part in await bounded(max(len(several), 1), several) for done in part]
         result.slots += answered.count(True)
         result.owed += answered.count(False)
-        result.notes += self._off
+        now = self.runtime.clock.now_ms()
+        blocked = [
+            f"{account}: refuses this region, asked again {iso(until)}"
+            for account, until in self._blocked.items()
+            if until > now
+        ]
+        result.notes += [*self._off, *blocked]
+        if self.next_due(now) - now > HOUR_MS:
+            await asyncio.to_thread(self.runtime.archive.close)  # an open segment would outlive what terms allow
         return result
 
     async def _several(self, due: Sequence[Due], result: PollResult) -> list[bool]:
@@ -167,6 +176,11 @@ class FeedCollector(SlotCollector):
         except UpstreamError as error:
             self._failed(key, due, error, result)
             return False
+        except StorageError as error:  # no database takes it, and no other feed shall wait for that
+            self._next_page.pop(key, None)
+            self._resting[key] = due.note.slot + due.note.step
+            result.errors.append(f"{due.feed.subject}: {error}")
+            return False
         return True
 
     async def _asked(self, key: tuple[str, int], feed: Feed, note: Note, result: PollResult) -> None:
@@ -196,11 +210,14 @@ class FeedCollector(SlotCollector):
             # the same question would get the same answer: the next slot begins anew
             self._next_page.pop(key, None)
             self._resting[key] = due.note.slot + due.note.step
-            if isinstance(error, RegionBlocked):
+            if isinstance(error, RegionBlocked) and self.runtime.upstreams[due.feed.account].many_hosts:
+                self._resting[key] = now + DAY_MS
+            elif isinstance(error, RegionBlocked):
                 self._blocked[due.feed.account] = now + DAY_MS
         else:
-            later = due.note.step // 4 if isinstance(error, MalformedPayload) else 0  # it may be for good
-            self._resting[key] = max(retry_at(error, now), now + later)
+            # a broken body may be for good; and what costs more than a credit is not asked for again in a minute
+            slowly = isinstance(error, MalformedPayload) or _cost(error.endpoint) > 1
+            self._resting[key] = max(retry_at(error, now), now + (due.note.step // 4 if slowly else 0))
         if isinstance(error, BudgetExhausted) and error.until_ms < due.note.slot + due.note.step:
             result.retry_at = min(result.retry_at or error.until_ms, error.until_ms)  # its turn comes within the slot
             return
@@ -216,7 +233,7 @@ class FeedCollector(SlotCollector):
         if receipt.parsed is None or receipt.parsed.next is None or note is None or note.ends(receipt.parsed):
             return None
         following = replace(receipt.parsed.next, context={**receipt.parsed.next.context, **request.context})
-        return replace(note, page=note.page + 1).on(following)
+        return note.following(receipt.parsed).on(following)
 
     # --- the past ---
 
@@ -255,3 +272,9 @@ class FeedCollector(SlotCollector):
         lost = await self.runtime.write(mark)
         if lost:
             log.info("%s: %s: %d ranges cannot be had any more", self.name, dataset, lost)
+
+
+def _cost(endpoint: str) -> int:
+    """Credits that a call of it costs; 1 of what is no endpoint (a token)."""
+    one = ENDPOINTS.get(endpoint)
+    return one.cost if one is not None else 1
