@@ -224,9 +224,17 @@ class Stablecoins(Total):
     """``/stablecoincharts/all``: stablecoins in circulation that are pegged to the dollar, at their price."""
 
     name: ClassVar[str] = "defillama.stablecoins"
+    parser_version: ClassVar[int] = 2
     account: ClassVar[str] = STABLECOINS
     paths: ClassVar[tuple[str, ...]] = ("/stablecoincharts/all",)
+    query: ClassVar[frozenset[str]] = frozenset({"stablecoin"})
     indicator: ClassVar[str] = "STABLECOIN_SUPPLY_USD"
+
+    def parse(self, exchange: Exchange) -> Parsed:
+        """As every total; refused where the request was for one coin's supply, which is another number."""
+        if exchange.request.params.get("stablecoin"):
+            raise MalformedPayload(self.name, "the answer is about one stablecoin, not all of them")
+        return super().parse(exchange)
 
     def value(self, item: Mapping[str, Any]) -> object:
         """``totalCirculatingUSD.peggedUSD``; coins pegged to other money are left out."""
