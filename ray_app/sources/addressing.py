@@ -25,20 +25,20 @@ _BASES: Final[Mapping[str, re.Pattern[str]]] = {
     "rss": re.compile(r"[^/]+/rss"),
     "guardian": re.compile(r"content\.guardianapis\.com|[^/]+/guardian"),
     "cryptopanic": re.compile(r"cryptopanic\.com/api|[^/]+/cryptopanic"),
-    "reddit": re.compile(r"oauth\.reddit\.com|[^/]+/reddit"),
+    "reddit": re.compile(r"(?:oauth|www)\.reddit\.com|[^/]+/reddit"),
     "x": re.compile(r"api\.(?:x|twitter)\.com/2|[^/]+/x"),
     "coinmetrics": re.compile(r"(?:community-)?api\.coinmetrics\.io/v4|[^/]+/coinmetrics"),
-    "blockchain_com": re.compile(r"api\.blockchain\.info|[^/]+/blockchain_com"),
+    "blockchain_com": re.compile(r"(?:api\.)?blockchain\.info|[^/]+/blockchain_com"),
     "mempool": re.compile(r"mempool\.space/api|[^/]+/mempool"),
-    "etherscan": re.compile(r"api\.etherscan\.io/v2|[^/]+/etherscan"),
+    "etherscan": re.compile(r"api\.etherscan\.io(?:/v2)?|[^/]+/etherscan"),
     "blockchair": re.compile(r"api\.blockchair\.com|[^/]+/blockchair"),
     "defillama": re.compile(r"api\.llama\.fi|[^/]+/defillama"),
     "stablecoins": re.compile(r"stablecoins\.llama\.fi|[^/]+/stablecoins"),
     "alternative_me": re.compile(r"api\.alternative\.me|[^/]+/alternative_me"),
     "binance": re.compile(r"fapi\.binance\.com|[^/]+/binance"),
-    "bybit": re.compile(r"api\.bybit\.com|[^/]+/bybit"),
-    "okx": re.compile(r"www\.okx\.com|[^/]+/okx"),
-    "deribit": re.compile(r"www\.deribit\.com/api/v2|[^/]+/deribit"),
+    "bybit": re.compile(r"api\.(?:bybit|bytick)\.com|[^/]+/bybit"),
+    "okx": re.compile(r"(?:www\.)?oke?x\.com|[^/]+/okx"),
+    "deribit": re.compile(r"(?:www\.)?deribit\.com/api/v2|[^/]+/deribit"),
 }
 
 
@@ -82,6 +82,8 @@ def _path_below_base(endpoint: Endpoint, url: str) -> str | None:
     if base is None:
         return None
     path = whole[base.end() :]
+    if endpoint.account == "reddit":
+        path = path.removesuffix(".json").rstrip("/")  # how www.reddit.com is asked for the same listings
     if endpoint.fixed and not endpoint.fixed.items() <= dict(parse_qsl(split.query)).items():
         return None
     return path if any(_pattern(template).fullmatch(path) for template in endpoint.paths) else None

@@ -28,6 +28,24 @@ from ray_app.sources.addressing import path_values, request_of_params, request_o
         ("https://api.binance.com/api/v3/global", None),
         ("https://evil.example/api.coingecko.com/api/v3/global", None),
         ("not a url", None),
+        ("https://api.etherscan.io/api?module=stats&action=ethprice&apikey=K", "etherscan.eth_price"),
+        ("https://api.etherscan.io/v2/api?chainid=1&module=stats&action=ethprice", "etherscan.eth_price"),
+        ("https://blockchain.info/charts/hash-rate?format=json", "blockchain_com.chart"),
+        ("https://api.blockchain.info/stats", "blockchain_com.stats"),
+        ("https://okx.com/api/v5/public/mark-price?instType=SWAP", "okx.mark_price"),
+        ("https://www.okex.com/api/v5/public/funding-rate?instId=BTC-USDT-SWAP", "okx.funding_rate"),
+        ("https://deribit.com/api/v2/public/get_volatility_index_data?currency=BTC", "deribit.volatility_index"),
+        ("https://api.bytick.com/v5/market/tickers?category=linear", "bybit.tickers"),
+        ("https://www.reddit.com/r/Bitcoin/new.json?limit=25", "reddit.listing"),
+        ("https://www.reddit.com/r/Bitcoin/new/.json", "reddit.listing"),
+        ("https://www.reddit.com/by_id/t3_1abcde.json", "reddit.by_id"),
+        ("https://www.coindesk.com/arc/outboundfeeds/rss/?outputType=xml", "rss.feed"),
+        ("https://example.com/rss-of-nobody?outputType=xml", None),
+        ("https://api.llama.fi/chains", "defillama.chains"),
+        ("https://api.llama.fi/charts/Ethereum", "defillama.chain_tvl"),
+        ("https://api.llama.fi/charts", "defillama.total_tvl"),
+        ("https://mempool.space/api/v1/mining/hashrate", "mempool.hashrate"),
+        ("https://okx.com.evil.example/api/v5/public/mark-price", None),
     ],
 )
 def test_url_leads_to_the_endpoint_that_reads_it(url, name):
@@ -79,3 +97,10 @@ def test_unknown_source_has_near_matches():
 def test_path_of_another_form_is_refused():
     with pytest.raises(MalformedPayload, match="not of the form"):
         path_values(ENDPOINTS["coingecko.ohlc"], "/coins/ohlc")
+
+
+def test_what_the_upstream_lets_out_need_not_be_given():
+    assert request_of_params(ENDPOINTS["mempool.hashrate"], {}).path == "/v1/mining/hashrate"
+    assert request_of_params(ENDPOINTS["mempool.hashrate"], {"span": "1m"}).path == "/v1/mining/hashrate/1m"
+    request = request_of_url(ENDPOINTS["reddit.listing"], "https://www.reddit.com/r/Bitcoin/new.json?limit=25")
+    assert (request.path, request.params) == ("/r/Bitcoin/new", {"limit": "25"})

@@ -107,6 +107,14 @@ def test_stablecoins_are_those_pegged_to_the_dollar():
     assert none.issues == ()
 
 
+def test_the_old_history_of_a_chain_has_the_old_name_of_its_value():
+    name = "defillama.chain_tvl"
+    old = request_of_url(ENDPOINTS[name], "https://api.llama.fi/charts/Ethereum")
+    body = json.dumps([{"date": str((MIDNIGHT - DAY_MS) // 1_000), "totalLiquidityUSD": 5.5e10}]).encode()
+    (row,) = ENDPOINTS[name].parse(replace(answer(name), request=old, body=body)).rows
+    assert (row.key["coin_id"], row.key["metric"], row.values["value"]) == ("ethereum", "total_value_locked", 5.5e10)
+
+
 def test_one_stablecoin_s_supply_is_not_read_as_that_of_all():
     name = "defillama.stablecoins"
     url = "https://stablecoins.llama.fi/stablecoincharts/all"
