@@ -41,6 +41,12 @@ _BASES: Final[Mapping[str, re.Pattern[str]]] = {
     "deribit": re.compile(r"(?:www\.)?deribit\.com/api/v2|[^/]+/deribit"),
 }
 
+#: what upstreams call the key or token of a call: no part of a request, whoever states it
+_SECRETS: Final = frozenset(
+    {"api_key", "apikey", "api-key", "auth_token", "api_code", "key", "x_cg_pro_api_key", "x_cg_demo_api_key"}
+    | {"token", "access_token"}
+)
+
 
 @lru_cache(maxsize=64)
 def _pattern(template: str) -> re.Pattern[str]:
@@ -94,11 +100,13 @@ def request_of_params(
 ) -> Request:
     """The request that parameters by the upstream's own names describe; placeholders of the path come first.
 
-    ConfigError names an unknown parameter (with near matches) or the one the path cannot do without.
+    ConfigError names an unknown parameter (with near matches) or the one the path cannot do without. Keys are dropped,
+    as they are from a URL.
     """
     params = {endpoint.aliases.get(name, name): value for name, value in params.items()}
     places = {name for template in endpoint.paths for name in _PLACE.findall(template)}
     known = endpoint.query | places
+    params = {name: value for name, value in params.items() if name in known or name.lower() not in _SECRETS}
     for name in params:
         if name not in known:
             near = difflib.get_close_matches(name, sorted(known), 3) or sorted(known)

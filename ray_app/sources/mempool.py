@@ -54,6 +54,7 @@ class Hashrate(Endpoint):
     name: ClassVar[str] = "mempool.hashrate"
     account: ClassVar[str] = "mempool"
     paths: ClassVar[tuple[str, ...]] = ("/v1/mining/hashrate/{span}", "/v1/mining/hashrate")
+    aliases: ClassVar[Mapping[str, str]] = {"timePeriod": "span", "interval": "span"}
 
     def request(self, span: str = "1m") -> Request:
         """The last ``span`` (SPANS)."""

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from ray_app.errors import ConfigError, MalformedPayload
@@ -104,3 +106,32 @@ def test_what_the_upstream_lets_out_need_not_be_given():
     assert request_of_params(ENDPOINTS["mempool.hashrate"], {"span": "1m"}).path == "/v1/mining/hashrate/1m"
     request = request_of_url(ENDPOINTS["reddit.listing"], "https://www.reddit.com/r/Bitcoin/new.json?limit=25")
     assert (request.path, request.params) == ("/r/Bitcoin/new", {"limit": "25"})
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "path"),
+    [
+        ("guardian.search", "order-date show-elements show-references show-rights show-blocks ids star-rating", ""),
+        ("guardian.search", "show-refinements production-office reference format", ""),
+        ("guardian.item", "id show-related show-story-package show-references", "/1"),
+        ("cryptopanic.posts", "following metadata approved panic_score search size with_content last_pull", ""),
+        ("cryptopanic.posts", "panic_sort panic_period", ""),
+        ("coingecko.derivatives", "include_tickers", ""),
+        ("mempool.hashrate", "timePeriod", "/v1/mining/hashrate/1"),
+        ("mempool.hashrate", "interval", "/v1/mining/hashrate/1"),
+        ("blockchain_com.chart", "chartName", "/charts/1"),
+        ("reddit.by_id", "id sr_name", "/api/info"),
+        ("yahoo.chart", "symbol crumb", "/v8/finance/chart/1"),
+    ],
+)
+def test_documented_parameters_are_known(name, params, path):
+    request = request_of_params(ENDPOINTS[name], dict.fromkeys(params.split(), "1"))
+    assert not path or request.path == path
+
+
+def test_keys_are_dropped_whatever_the_upstream_calls_them():
+    keys = "api_key apikey api-key auth_token api_code key x_cg_pro_api_key x_cg_demo_api_key token access_token"
+    for one in ENDPOINTS.values():
+        given = {place: "1" for template in one.paths[:1] for place in re.findall(r"\{(\w+)\}", template)}
+        request = request_of_params(one, given | dict.fromkeys(keys.split(), "SECRET"))
+        assert "SECRET" not in str(request)
