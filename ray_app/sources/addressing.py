@@ -25,21 +25,27 @@ _BASES: Final[Mapping[str, re.Pattern[str]]] = {
     "rss": re.compile(r"[^/]+/rss"),
     "guardian": re.compile(r"content\.guardianapis\.com|[^/]+/guardian"),
     "cryptopanic": re.compile(r"cryptopanic\.com/api|[^/]+/cryptopanic"),
-    "reddit": re.compile(r"oauth\.reddit\.com|[^/]+/reddit"),
+    "reddit": re.compile(r"(?:oauth|www)\.reddit\.com|[^/]+/reddit"),
     "x": re.compile(r"api\.(?:x|twitter)\.com/2|[^/]+/x"),
     "coinmetrics": re.compile(r"(?:community-)?api\.coinmetrics\.io/v4|[^/]+/coinmetrics"),
-    "blockchain_com": re.compile(r"api\.blockchain\.info|[^/]+/blockchain_com"),
+    "blockchain_com": re.compile(r"(?:api\.)?blockchain\.info|[^/]+/blockchain_com"),
     "mempool": re.compile(r"mempool\.space/api|[^/]+/mempool"),
-    "etherscan": re.compile(r"api\.etherscan\.io/v2|[^/]+/etherscan"),
+    "etherscan": re.compile(r"api\.etherscan\.io(?:/v2)?|[^/]+/etherscan"),
     "blockchair": re.compile(r"api\.blockchair\.com|[^/]+/blockchair"),
     "defillama": re.compile(r"api\.llama\.fi|[^/]+/defillama"),
     "stablecoins": re.compile(r"stablecoins\.llama\.fi|[^/]+/stablecoins"),
     "alternative_me": re.compile(r"api\.alternative\.me|[^/]+/alternative_me"),
     "binance": re.compile(r"fapi\.binance\.com|[^/]+/binance"),
-    "bybit": re.compile(r"api\.bybit\.com|[^/]+/bybit"),
-    "okx": re.compile(r"www\.okx\.com|[^/]+/okx"),
-    "deribit": re.compile(r"www\.deribit\.com/api/v2|[^/]+/deribit"),
+    "bybit": re.compile(r"api\.(?:bybit|bytick)\.com|[^/]+/bybit"),
+    "okx": re.compile(r"(?:www\.)?oke?x\.com|[^/]+/okx"),
+    "deribit": re.compile(r"(?:www\.)?deribit\.com/api/v2|[^/]+/deribit"),
 }
+
+#: what upstreams call the key or token of a call: no part of a request, whoever states it
+_SECRETS: Final = frozenset(
+    {"api_key", "apikey", "api-key", "auth_token", "api_code", "key", "x_cg_pro_api_key", "x_cg_demo_api_key"}
+    | {"token", "access_token"}
+)
 
 
 @lru_cache(maxsize=64)
@@ -82,6 +88,8 @@ def _path_below_base(endpoint: Endpoint, url: str) -> str | None:
     if base is None:
         return None
     path = whole[base.end() :]
+    if endpoint.account == "reddit":
+        path = path.removesuffix(".json").rstrip("/")  # how www.reddit.com is asked for the same listings
     if endpoint.fixed and not endpoint.fixed.items() <= dict(parse_qsl(split.query)).items():
         return None
     return path if any(_pattern(template).fullmatch(path) for template in endpoint.paths) else None
@@ -92,11 +100,13 @@ def request_of_params(
 ) -> Request:
     """The request that parameters by the upstream's own names describe; placeholders of the path come first.
 
-    ConfigError names an unknown parameter (with near matches) or the one the path cannot do without.
+    ConfigError names an unknown parameter (with near matches) or the one the path cannot do without. Keys are dropped,
+    as they are from a URL.
     """
     params = {endpoint.aliases.get(name, name): value for name, value in params.items()}
     places = {name for template in endpoint.paths for name in _PLACE.findall(template)}
     known = endpoint.query | places
+    params = {name: value for name, value in params.items() if name in known or name.lower() not in _SECRETS}
     for name in params:
         if name not in known:
             near = difflib.get_close_matches(name, sorted(known), 3) or sorted(known)

@@ -66,6 +66,7 @@ class Chart(Endpoint):
     name: ClassVar[str] = "blockchain_com.chart"
     account: ClassVar[str] = "blockchain_com"
     paths: ClassVar[tuple[str, ...]] = ("/charts/{name}",)
+    aliases: ClassVar[Mapping[str, str]] = {"chartName": "name"}
     query: ClassVar[frozenset[str]] = frozenset(
         {"timespan", "rollingAverage", "start", "format", "sampled", "metadata", "cors", "daysAverageString", "scale"}
     )

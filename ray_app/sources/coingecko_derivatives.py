@@ -53,7 +53,7 @@ class Derivatives(Endpoint):
     name: ClassVar[str] = "coingecko.derivatives"
     account: ClassVar[str] = "coingecko"
     paths: ClassVar[tuple[str, ...]] = ("/derivatives",)
-    query: ClassVar[frozenset[str]] = frozenset()
+    query: ClassVar[frozenset[str]] = frozenset({"include_tickers"})
 
     def request(self, venues: Sequence[str] = ()) -> Request:
         """All contracts; ``venues``: of these venues, by their codes, rows are made (default: of all)."""

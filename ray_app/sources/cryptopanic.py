@@ -41,7 +41,10 @@ class Posts(Endpoint):
     account: ClassVar[str] = ACCOUNT
     #: a recorded URL's path comes without its slash
     paths: ClassVar[tuple[str, ...]] = (V2, V2[:-1], V1, V1[:-1], "/free/v1/posts/", "/free/v1/posts")
-    query: ClassVar[frozenset[str]] = frozenset({"public", "filter", "currencies", "regions", "kind", "page"})
+    query: ClassVar[frozenset[str]] = frozenset(
+        {"public", "filter", "currencies", "regions", "kind", "page", "following", "metadata", "approved", "search"}
+        | {"panic_score", "panic_period", "panic_sort", "size", "with_content", "last_pull"}
+    )
 
     def request(self, page: int = 1, currencies: str | None = None) -> Request:
         """News in English, all coins or the tickers of ``currencies`` (comma-separated)."""

@@ -69,11 +69,11 @@ _NAMED: Final = frozenset(CHAINS.values())
 
 
 class Chains(Endpoint):
-    """``/v2/chains``: the value locked on every chain now."""
+    """``/v2/chains``: the value locked on every chain now. ``/chains`` was its name before."""
 
     name: ClassVar[str] = "defillama.chains"
     account: ClassVar[str] = API
-    paths: ClassVar[tuple[str, ...]] = ("/v2/chains",)
+    paths: ClassVar[tuple[str, ...]] = ("/v2/chains", "/chains")
 
     def request(self, coins: Sequence[str] = ()) -> Request:
         """``coins``: CoinGecko's ids wanted of the answer, which has hundreds; default: all."""
@@ -134,11 +134,17 @@ class History(Endpoint):
         readable(self.name, items, timed, "an object with date in seconds")
 
 
+def _locked(item: Mapping[str, Any]) -> object:
+    """``tvl``; ``totalLiquidityUSD`` in answers of ``/charts``."""
+    return item.get("tvl", item.get("totalLiquidityUSD"))
+
+
 class ChainTvl(History):
-    """``/v2/historicalChainTvl/{chain}``: the value locked on a chain, a point a day."""
+    """``/v2/historicalChainTvl/{chain}``: the value locked on a chain, a point a day. Before: ``/charts/{chain}``."""
 
     name: ClassVar[str] = "defillama.chain_tvl"
-    paths: ClassVar[tuple[str, ...]] = ("/v2/historicalChainTvl/{chain}",)
+    parser_version: ClassVar[int] = 2
+    paths: ClassVar[tuple[str, ...]] = ("/v2/historicalChainTvl/{chain}", "/charts/{chain}")
 
     def request(self, chain: str) -> Request:
         """The whole history of ``chain`` (CHAINS)."""
@@ -156,7 +162,7 @@ class ChainTvl(History):
         oldest: int | None = None
         for at, item in self.points(exchange, found, chain):
             oldest = at if oldest is None else min(at, oldest)
-            rows.add(CHAINS[chain], "total_value_locked", at, item.get("tvl"), LAG_MS, field="tvl")
+            rows.add(CHAINS[chain], "total_value_locked", at, _locked(item), LAG_MS, field="tvl")
         return Parsed(rows.rows(), found.all(), oldest=oldest)
 
 
@@ -216,17 +222,25 @@ class TotalTvl(Total):
     indicator: ClassVar[str] = "TVL_TOTAL_USD"
 
     def value(self, item: Mapping[str, Any]) -> object:
-        """``tvl``; ``totalLiquidityUSD`` in answers of ``/charts``."""
-        return item.get("tvl", item.get("totalLiquidityUSD"))
+        """The value locked."""
+        return _locked(item)
 
 
 class Stablecoins(Total):
     """``/stablecoincharts/all``: stablecoins in circulation that are pegged to the dollar, at their price."""
 
     name: ClassVar[str] = "defillama.stablecoins"
+    parser_version: ClassVar[int] = 2
     account: ClassVar[str] = STABLECOINS
     paths: ClassVar[tuple[str, ...]] = ("/stablecoincharts/all",)
+    query: ClassVar[frozenset[str]] = frozenset({"stablecoin"})
     indicator: ClassVar[str] = "STABLECOIN_SUPPLY_USD"
+
+    def parse(self, exchange: Exchange) -> Parsed:
+        """As every total; refused where the request was for one coin's supply, which is another number."""
+        if exchange.request.params.get("stablecoin"):
+            raise MalformedPayload(self.name, "the answer is about one stablecoin, not all of them")
+        return super().parse(exchange)
 
     def value(self, item: Mapping[str, Any]) -> object:
         """``totalCirculatingUSD.peggedUSD``; coins pegged to other money are left out."""

@@ -114,7 +114,8 @@ class Search(Endpoint):
     paths: ClassVar[tuple[str, ...]] = ("/search",)
     query: ClassVar[frozenset[str]] = frozenset(
         {"q", "query-fields", "section", "tag", "from-date", "to-date", "use-date", "order-by", "page", "page-size"}
-        | {"show-fields", "show-tags", "lang"}
+        | {"show-fields", "show-tags", "show-elements", "show-references", "show-rights", "show-blocks"}
+        | {"show-refinements", "order-date", "production-office", "lang", "ids", "reference", "format", "star-rating"}
     )
 
     def request(
@@ -188,7 +189,10 @@ class Item(Endpoint):
     name: ClassVar[str] = "guardian.item"
     account: ClassVar[str] = ACCOUNT
     paths: ClassVar[tuple[str, ...]] = ("/{id}",)
-    query: ClassVar[frozenset[str]] = frozenset({"show-fields", "show-tags", "show-elements", "show-blocks"})
+    query: ClassVar[frozenset[str]] = frozenset(
+        {"show-fields", "show-tags", "show-elements", "show-blocks", "show-references", "show-related"}
+        | {"show-story-package"}
+    )
 
     def request(self, item: str, market: Literal["crypto", "stock"] = "stock") -> Request:
         """The article with this id (its slashes are part of it)."""

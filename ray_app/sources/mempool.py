@@ -46,14 +46,15 @@ LAG_MS: Final = 3 * HOUR_MS
 
 
 class Hashrate(Endpoint):
-    """``/v1/mining/hashrate/{span}``: daily hash rates, and the difficulty of each retarget.
+    """``/v1/mining/hashrate/{span}``: daily hash rates, and the difficulty of each retarget. No span: all of them.
 
     ``currentHashrate`` and ``currentDifficulty`` are other estimates (of now) and left alone.
     """
 
     name: ClassVar[str] = "mempool.hashrate"
     account: ClassVar[str] = "mempool"
-    paths: ClassVar[tuple[str, ...]] = ("/v1/mining/hashrate/{span}",)
+    paths: ClassVar[tuple[str, ...]] = ("/v1/mining/hashrate/{span}", "/v1/mining/hashrate")
+    aliases: ClassVar[Mapping[str, str]] = {"timePeriod": "span", "interval": "span"}
 
     def request(self, span: str = "1m") -> Request:
         """The last ``span`` (SPANS)."""

@@ -194,7 +194,7 @@ class ById(_Posts):
 
     name: ClassVar[str] = "reddit.by_id"
     paths: ClassVar[tuple[str, ...]] = ("/api/info", "/by_id/{names}")
-    query: ClassVar[frozenset[str]] = frozenset({"id", "raw_json", "limit", "sr_detail"})
+    query: ClassVar[frozenset[str]] = frozenset({"id", "raw_json", "limit", "sr_detail", "sr_name"})
 
     def request(self, names: Sequence[str]) -> Request:
         """``names``: ``t3_…``, 1 to 100."""

@@ -63,9 +63,9 @@ class Feed(Endpoint):
         return Request(self.name, f"/{feed}")
 
     def path_of(self, url: str) -> str | None:
-        """``/name`` of a known feed's address, with or without a slash at its end."""
+        """``/name`` of a known feed's address; a slash at its end, or a query it has not, do not matter."""
         try:
-            name = NAME_OF.get(place_of(url))
+            name = NAME_OF.get(place_of(url)) or NAME_OF.get(place_of(url.partition("?")[0]))
         except ValueError:
             return None
         return f"/{name}" if name is not None else None

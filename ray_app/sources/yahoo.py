@@ -98,7 +98,7 @@ class Chart(Endpoint):
     query: ClassVar[frozenset[str]] = frozenset(
         {
             *("interval", "range", "period1", "period2", "includePrePost", "events", "includeAdjustedClose"),
-            *("lang", "region", "corsDomain", "useYfid", "formatted"),
+            *("lang", "region", "corsDomain", "useYfid", "formatted", "crumb"),
         }
     )
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from ray_app.errors import ConfigError, MalformedPayload
@@ -28,6 +30,24 @@ from ray_app.sources.addressing import path_values, request_of_params, request_o
         ("https://api.binance.com/api/v3/global", None),
         ("https://evil.example/api.coingecko.com/api/v3/global", None),
         ("not a url", None),
+        ("https://api.etherscan.io/api?module=stats&action=ethprice&apikey=K", "etherscan.eth_price"),
+        ("https://api.etherscan.io/v2/api?chainid=1&module=stats&action=ethprice", "etherscan.eth_price"),
+        ("https://blockchain.info/charts/hash-rate?format=json", "blockchain_com.chart"),
+        ("https://api.blockchain.info/stats", "blockchain_com.stats"),
+        ("https://okx.com/api/v5/public/mark-price?instType=SWAP", "okx.mark_price"),
+        ("https://www.okex.com/api/v5/public/funding-rate?instId=BTC-USDT-SWAP", "okx.funding_rate"),
+        ("https://deribit.com/api/v2/public/get_volatility_index_data?currency=BTC", "deribit.volatility_index"),
+        ("https://api.bytick.com/v5/market/tickers?category=linear", "bybit.tickers"),
+        ("https://www.reddit.com/r/Bitcoin/new.json?limit=25", "reddit.listing"),
+        ("https://www.reddit.com/r/Bitcoin/new/.json", "reddit.listing"),
+        ("https://www.reddit.com/by_id/t3_1abcde.json", "reddit.by_id"),
+        ("https://www.coindesk.com/arc/outboundfeeds/rss/?outputType=xml", "rss.feed"),
+        ("https://example.com/rss-of-nobody?outputType=xml", None),
+        ("https://api.llama.fi/chains", "defillama.chains"),
+        ("https://api.llama.fi/charts/Ethereum", "defillama.chain_tvl"),
+        ("https://api.llama.fi/charts", "defillama.total_tvl"),
+        ("https://mempool.space/api/v1/mining/hashrate", "mempool.hashrate"),
+        ("https://okx.com.evil.example/api/v5/public/mark-price", None),
     ],
 )
 def test_url_leads_to_the_endpoint_that_reads_it(url, name):
@@ -79,3 +99,39 @@ def test_unknown_source_has_near_matches():
 def test_path_of_another_form_is_refused():
     with pytest.raises(MalformedPayload, match="not of the form"):
         path_values(ENDPOINTS["coingecko.ohlc"], "/coins/ohlc")
+
+
+def test_what_the_upstream_lets_out_need_not_be_given():
+    assert request_of_params(ENDPOINTS["mempool.hashrate"], {}).path == "/v1/mining/hashrate"
+    assert request_of_params(ENDPOINTS["mempool.hashrate"], {"span": "1m"}).path == "/v1/mining/hashrate/1m"
+    request = request_of_url(ENDPOINTS["reddit.listing"], "https://www.reddit.com/r/Bitcoin/new.json?limit=25")
+    assert (request.path, request.params) == ("/r/Bitcoin/new", {"limit": "25"})
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "path"),
+    [
+        ("guardian.search", "order-date show-elements show-references show-rights show-blocks ids star-rating", ""),
+        ("guardian.search", "show-refinements production-office reference format", ""),
+        ("guardian.item", "id show-related show-story-package show-references", "/1"),
+        ("cryptopanic.posts", "following metadata approved panic_score search size with_content last_pull", ""),
+        ("cryptopanic.posts", "panic_sort panic_period", ""),
+        ("coingecko.derivatives", "include_tickers", ""),
+        ("mempool.hashrate", "timePeriod", "/v1/mining/hashrate/1"),
+        ("mempool.hashrate", "interval", "/v1/mining/hashrate/1"),
+        ("blockchain_com.chart", "chartName", "/charts/1"),
+        ("reddit.by_id", "id sr_name", "/api/info"),
+        ("yahoo.chart", "symbol crumb", "/v8/finance/chart/1"),
+    ],
+)
+def test_documented_parameters_are_known(name, params, path):
+    request = request_of_params(ENDPOINTS[name], dict.fromkeys(params.split(), "1"))
+    assert not path or request.path == path
+
+
+def test_keys_are_dropped_whatever_the_upstream_calls_them():
+    keys = "api_key apikey api-key auth_token api_code key x_cg_pro_api_key x_cg_demo_api_key token access_token"
+    for one in ENDPOINTS.values():
+        given = {place: "1" for template in one.paths[:1] for place in re.findall(r"\{(\w+)\}", template)}
+        request = request_of_params(one, given | dict.fromkeys(keys.split(), "SECRET"))
+        assert "SECRET" not in str(request)

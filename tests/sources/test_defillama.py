@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from ray_app.clock import DAY_MS, HOUR_MS, to_ms
 from ray_app.errors import MalformedPayload, UpstreamRejected
 from ray_app.sources import ENDPOINTS, Exchange, Request
+from ray_app.sources.addressing import request_of_url
 from tests.sources.samples import FETCHED_AT, MIDNIGHT, answer
 from tests.sources.samples_onchain import BODIES
 
@@ -103,6 +105,23 @@ def test_stablecoins_are_those_pegged_to_the_dollar():
     none = STABLE.parse(answer(STABLE.name, [*BODIES[STABLE.name], {"date": str(MIDNIGHT // 1_000 - 3 * 86_400)}]))
     assert len(none.rows) == 1
     assert none.issues == ()
+
+
+def test_the_old_history_of_a_chain_has_the_old_name_of_its_value():
+    name = "defillama.chain_tvl"
+    old = request_of_url(ENDPOINTS[name], "https://api.llama.fi/charts/Ethereum")
+    body = json.dumps([{"date": str((MIDNIGHT - DAY_MS) // 1_000), "totalLiquidityUSD": 5.5e10}]).encode()
+    (row,) = ENDPOINTS[name].parse(replace(answer(name), request=old, body=body)).rows
+    assert (row.key["coin_id"], row.key["metric"], row.values["value"]) == ("ethereum", "total_value_locked", 5.5e10)
+
+
+def test_one_stablecoin_s_supply_is_not_read_as_that_of_all():
+    name = "defillama.stablecoins"
+    url = "https://stablecoins.llama.fi/stablecoincharts/all"
+    one = request_of_url(ENDPOINTS[name], f"{url}?stablecoin=1")
+    with pytest.raises(MalformedPayload, match="one stablecoin, not all of them"):
+        ENDPOINTS[name].parse(replace(answer(name), request=one))
+    assert ENDPOINTS[name].parse(replace(answer(name), request=request_of_url(ENDPOINTS[name], url))).rows
 
 
 def test_a_day_stated_twice_differently_is_left_out():
