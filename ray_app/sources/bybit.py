@@ -51,6 +51,9 @@ def _answer(exchange: Exchange) -> dict[str, Any]:
         raise MalformedPayload(name, f"expected retCode 0 and an object 'result', got {members(body)}")
     if not isinstance(result.get("list"), list):
         raise MalformedPayload(name, f"expected an array result.list, got {shown(result.get('list'))}")
+    asked_for = exchange.request.params.get("category") or LINEAR
+    if asked_for != LINEAR:
+        raise MalformedPayload(name, f"the request is about {shown(asked_for)}, not linear contracts")
     if result.get("category", LINEAR) != LINEAR:
         raise MalformedPayload(name, f"the answer is about {shown(result.get('category'))}, not linear contracts")
     return body
@@ -62,6 +65,7 @@ class Tickers(Endpoint):
     name: ClassVar[str] = "bybit.tickers"
     account: ClassVar[str] = VENUE
     paths: ClassVar[tuple[str, ...]] = ("/v5/market/tickers",)
+    parser_version: ClassVar[int] = 2  # 2: another category asked for is no answer about linear contracts
     query: ClassVar[frozenset[str]] = frozenset({"category", "symbol", "baseCoin", "expDate"})
     #: metric by member
     stated: ClassVar[Mapping[str, str]] = {
@@ -107,6 +111,7 @@ class FundingHistory(Endpoint):
     name: ClassVar[str] = "bybit.funding_history"
     account: ClassVar[str] = VENUE
     paths: ClassVar[tuple[str, ...]] = ("/v5/market/funding/history",)
+    parser_version: ClassVar[int] = 2  # 2: another category asked for is no answer about linear contracts
     query: ClassVar[frozenset[str]] = frozenset({"category", "symbol", "startTime", "endTime", "limit"})
 
     def request(self, symbol: str, since: int, now: int) -> Request:
@@ -150,6 +155,7 @@ class OpenInterest(Endpoint):
     name: ClassVar[str] = "bybit.open_interest"
     account: ClassVar[str] = VENUE
     paths: ClassVar[tuple[str, ...]] = ("/v5/market/open-interest",)
+    parser_version: ClassVar[int] = 2  # 2: another category asked for is no answer about linear contracts
     query: ClassVar[frozenset[str]] = frozenset(
         {"category", "symbol", "intervalTime", "startTime", "endTime", "limit", "cursor"}
     )

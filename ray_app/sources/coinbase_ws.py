@@ -16,6 +16,7 @@ A price is one venue's last trade. Its slot is the five minutes its trade was in
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Final
@@ -47,6 +48,7 @@ SILENT: Final = frozenset({"subscriptions", "heartbeat", "status"})
 _MOST_ISSUES = 20
 #: frames of a batch whose shape is looked at
 _SAMPLED = 40
+_CUT: Final = "the last line does not end: cut off?"
 _SEQUENCE: Final = Bounds("a sequence number", 0, 2**53)
 
 #: field of a ticker frame → column, and what it may be
@@ -67,6 +69,7 @@ class Ticker(Endpoint):
     account: ClassVar[str] = ACCOUNT
     paths: ClassVar[tuple[str, ...]] = ("/ws",)
     query: ClassVar[frozenset[str]] = frozenset({"channels", "products", "live"})
+    parser_version: ClassVar[int] = 2  # 2: of a body whose lines nobody counted, the last needs no line break
 
     def request(
         self, channels: Sequence[str], products: int, *, live: int = 0, frames: int | None = None, **context: str
@@ -81,7 +84,8 @@ class Ticker(Endpoint):
 
     def shape_of(self, body: bytes) -> Any:
         """The ticks, as a list: the other frames are of other shapes. ValueError where there are none."""
-        ticks = [frame for kind, frame in _frames(Findings(), body.split(b"\n")[:-1][:_SAMPLED]) if kind == "ticker"]
+        lines, _ = _lines(body, counted=False)
+        ticks = [frame for kind, frame in _frames(Findings(), lines[:_SAMPLED]) if kind == "ticker"]
         if not ticks:
             raise ValueError("no tick is among the first frames")
         return ticks
@@ -90,15 +94,17 @@ class Ticker(Endpoint):
         """price_data_real rows of source ``coinbase.ticker``: price, bid, ask and the venue's 24 h figures."""
         require_ok(exchange)
         found = Findings()
-        lines = exchange.body.split(b"\n")
-        ended = lines.pop() == b""
+        expected = exchange.request.context.get("frames")
+        lines, ended = _lines(exchange.body, counted=expected is not None)
         frames = list(_frames(found, lines))
         if not frames:
             read_answer(exchange)  # an error envelope, text, HTML: says so itself
-            raise MalformedPayload(self.name, f"none of the {len(lines)} lines is a frame with a type")
-        expected = exchange.request.context.get("frames")
-        if not ended or (expected is not None and expected != str(len(lines))):
+            what = f"none of the {len(lines)} lines is a frame with a type" if lines else _CUT
+            raise MalformedPayload(self.name, what)
+        if expected is not None and (not ended or expected != str(len(lines))):
             raise MalformedPayload(self.name, f"the body is cut off: {len(lines)} whole lines of {shown(expected)}")
+        if not ended:
+            raise MalformedPayload(self.name, _CUT)
         newest: dict[tuple[str, int], tuple[tuple[int, int], Row]] = {}
         contradicted: set[tuple[str, int]] = set()
         others: Counter[str] = Counter()
@@ -155,6 +161,35 @@ class Ticker(Endpoint):
             **said,
         )
         return row, (time, sequence if sequence is not None else -1)
+
+
+def _lines(body: bytes, *, counted: bool) -> tuple[list[bytes], bool]:
+    """The lines, and whether the last of them is whole.
+
+    What somebody else recorded (not ``counted``) may end without a line break, or be one frame or an array of frames
+    written over several lines.
+    """
+    lines = body.split(b"\n")
+    last = lines.pop()
+    if counted:
+        return lines, last == b""
+    if body.lstrip()[:1] == b"[" or (body.lstrip()[:1] == b"{" and not _whole(lines[0] if lines else last)):
+        try:
+            said = decode(Ticker.name, body)
+        except MalformedPayload:
+            pass  # said of its lines
+        else:
+            return [json.dumps(frame).encode() for frame in (said if isinstance(said, list) else [said])], True
+    if last.strip() and _whole(last):
+        return [*lines, last], True
+    return lines, last.strip() == b""
+
+
+def _whole(line: bytes) -> bool:
+    try:
+        return isinstance(decode(Ticker.name, line), dict)
+    except MalformedPayload:
+        return False
 
 
 def _frames(found: Findings, lines: Sequence[bytes]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -31,6 +31,10 @@ _ENCODING: Final = re.compile(
 _CHARSET: Final = re.compile(r"charset\s*=\s*[\"']?([\w.:-]{1,40})", re.IGNORECASE)
 _DECLARATION: Final = re.compile(r"\s*<\?xml\b[^>]{0,200}?\?>")
 _DECLARED: Final = re.compile(rb"<\?xml[^>]{0,200}?encoding\s*=\s*[\"']([\w.:-]{1,40})[\"']")
+#: a document type without a subset of its own, after at most comments and instructions
+_DOCTYPE: Final = re.compile(
+    r"((?:\s|<!--.*?-->|<\?.*?\?>)*+)<!DOCTYPE\s(?:\"[^\"]*\"|'[^']*'|[^\[\"'<>])*+>", re.DOTALL
+)
 _NOT_XML: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 _AMPERSAND: Final = re.compile(r"&(?:#(\d{1,7});|#[xX]([0-9a-fA-F]{1,6});|(\w{1,32});)?")
 _XML_NAMES: Final = frozenset({"amp", "lt", "gt", "quot", "apos"})
@@ -52,11 +56,15 @@ def feed_body(exchange: Exchange) -> bytes:
     if not text.lstrip().startswith("<"):
         raise MalformedPayload(endpoint, f"the body is not XML; it begins {shown(text.strip()[:80])!r}")
     text = _NOT_XML.sub("", _DECLARATION.sub("", text, count=1)).lstrip()
-    body = text.encode()
+    # under a document type expat leaves out what it may define elsewhere, such as RSS 0.91's &eacute;
+    typed = _DOCTYPE.match(text)
+    body = (_mended(typed[1] + text[typed.end() :]) if typed else text).encode()
     try:
         try:
             _check(body)
         except expat.ExpatError:
+            if typed:
+                raise
             body = _mended(text).encode()
             _check(body)
     except expat.ExpatError as error:

@@ -96,6 +96,7 @@ class Observations(Endpoint):
     name: ClassVar[str] = "fred.observations"
     account: ClassVar[str] = "fred"
     paths: ClassVar[tuple[str, ...]] = ("/series/observations",)
+    parser_version: ClassVar[int] = 2  # 2: XML after line breaks is read
     query: ClassVar[frozenset[str]] = frozenset(
         {
             *("series_id", "file_type", "realtime_start", "realtime_end", "limit", "offset", "sort_order"),
@@ -144,6 +145,8 @@ class Observations(Endpoint):
 
     def _series(self, request: Request) -> str:
         series = request.params.get("series_id", "").upper()
+        if not series:
+            raise MalformedPayload(self.name, "needs --param series_id=…: the body does not say what it is about")
         if _SERIES.fullmatch(series) is None:
             raise MalformedPayload(self.name, f"the request's series_id {shown(series)!r} is none")
         for name, plain in _AS_PUBLISHED.items():
@@ -272,6 +275,7 @@ class _Reader:
             raise MalformedPayload(self.endpoint, "the XML is broken: it holds NUL bytes, or is UTF-16")
         if b"<!DOCTYPE" in body or b"<!ENTITY" in body:
             raise MalformedPayload(self.endpoint, "the XML declares a document type; FRED's does not")
+        body = body.lstrip()  # XML may not begin with a line break; files that were saved do
         parser = expat.ParserCreate("utf-8")
         parser.StartElementHandler = self._start
         parser.EndElementHandler = self._end

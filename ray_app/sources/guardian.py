@@ -89,7 +89,6 @@ def _article(found: Findings, table: str, item: Mapping[str, Any], exchange: Exc
         found.add("missing_id", subject, "webTitle", "an article without a title")
         return None
     published = iso_time(found, subject, "webPublicationDate", item.get("webPublicationDate"))
-    modified = iso_time(found, subject, "lastModified", fields.get("lastModified"))
     return news_row(
         table,
         source=exchange.request.endpoint,
@@ -99,11 +98,30 @@ def _article(found: Findings, table: str, item: Mapping[str, Any], exchange: Exc
         summary=plain_text(fields.get("trailText")),
         fetched_at=exchange.fetched_at,
         published_at=not_ahead(found, subject, "webPublicationDate", published, exchange.fetched_at),
-        updated_at=not_ahead(found, subject, "lastModified", modified, exchange.fetched_at),
         author=plain_text(fields.get("byline"), longest=200),
         category=plain_text(item.get("sectionName"), longest=100),
         language=code_word(fields.get("lang"), 16),
     )
+
+
+def _articles(found: Findings, table: str, items: list[Any], exchange: Exchange) -> tuple[Row, ...]:
+    """A row per article of a list."""
+    rows: dict[str, Row] = {}
+    contradicted: set[str] = set()
+    read = 0
+    for position, item in enumerate(items):
+        if not isinstance(item, dict) or identifier(item.get("id")) is None:
+            found.add("wrong_type", f"item {position}", "id", f"expected an article, got {shown(item)!r}")
+            continue
+        read += 1
+        row = _article(found, table, item, exchange)
+        if row is not None and rows.setdefault(str(row.key["content_id"]), row) != row:
+            contradicted.add(str(row.key["content_id"]))
+    for identity in contradicted:
+        url = str(rows.pop(identity).values["url"])
+        found.add("duplicate", url, "webUrl", "one article, stated twice differently")
+    readable(exchange.request.endpoint, items, read, "an article with an id")
+    return tuple(rows.values())
 
 
 class Search(Endpoint):
@@ -112,6 +130,7 @@ class Search(Endpoint):
     name: ClassVar[str] = "guardian.search"
     account: ClassVar[str] = ACCOUNT
     paths: ClassVar[tuple[str, ...]] = ("/search",)
+    parser_version: ClassVar[int] = 2  # 2: without a page in the request, any page is the answer
     query: ClassVar[frozenset[str]] = frozenset(
         {"q", "query-fields", "section", "tag", "from-date", "to-date", "use-date", "order-by", "page", "page-size"}
         | {"show-fields", "show-tags", "show-elements", "show-references", "show-rights", "show-blocks"}
@@ -148,27 +167,13 @@ class Search(Endpoint):
         found = Findings()
         page = integer(found, "response", "currentPage", response.get("currentPage"), COUNT)
         pages = integer(found, "response", "pages", response.get("pages"), COUNT)
-        asked = exchange.request.params.get("page", "1")
+        asked = exchange.request.params.get("page", "")
         if page is not None and asked.isascii() and asked.isdigit() and int(asked) != page:
             raise MalformedPayload(self.name, f"asked for page {shown(asked)}, the answer is page {page}")
-        rows: dict[str, Row] = {}
-        contradicted: set[str] = set()
-        read = 0
-        for position, item in enumerate(items):
-            if not isinstance(item, dict) or identifier(item.get("id")) is None:
-                found.add("wrong_type", f"item {position}", "id", f"expected an article, got {shown(item)!r}")
-                continue
-            read += 1
-            row = _article(found, table, item, exchange)
-            if row is not None and rows.setdefault(str(row.key["content_id"]), row) != row:
-                contradicted.add(str(row.key["content_id"]))
-        for identity in contradicted:
-            url = str(rows.pop(identity).values["url"])
-            found.add("duplicate", url, "webUrl", "one article, stated twice differently")
-        readable(self.name, items, read, "an article with an id")
-        dated = [moment for row in rows.values() if isinstance(moment := row.values["published_at"], int)]
+        rows = _articles(found, table, items, exchange)
+        dated = [moment for row in rows if isinstance(moment := row.values["published_at"], int)]
         return Parsed(
-            tuple(rows.values()),
+            rows,
             found.all(),
             next=self._next(exchange.request, page, pages) if items else None,
             oldest=min(dated, default=None),
@@ -183,12 +188,14 @@ class Search(Endpoint):
 class Item(Endpoint):
     """``/{id}``: one article by its id. Not polled: it reads what others recorded.
 
-    ``/removed`` answers a list of ids of what was taken down; it says neither where nor when, and is refused.
+    The id of a tag or a section answers its newest articles. ``/removed`` answers a list of ids of what was taken
+    down; it says neither where nor when, and is refused.
     """
 
     name: ClassVar[str] = "guardian.item"
     account: ClassVar[str] = ACCOUNT
     paths: ClassVar[tuple[str, ...]] = ("/{id}",)
+    parser_version: ClassVar[int] = 2  # 2: a tag's or a section's page is read
     query: ClassVar[frozenset[str]] = frozenset(
         {"show-fields", "show-tags", "show-elements", "show-blocks", "show-references", "show-related"}
         | {"show-story-package"}
@@ -210,9 +217,13 @@ class Item(Endpoint):
         return f"/{quote(path, safe='')}" if path not in _OTHERS else ""
 
     def parse(self, exchange: Exchange) -> Parsed:
-        """The article's row; none if it is expired or gone."""
+        """The article's row; none if it is expired or gone. A tag's or a section's page: a row per article on it."""
         response = _response(exchange)
-        if isinstance(response.get("results"), list):
+        items = response.get("results")
+        if isinstance(items, list) and any(isinstance(response.get(kind), dict) for kind in ("tag", "section")):
+            found = Findings()
+            return Parsed(_articles(found, _table(exchange.request), items, exchange), found.all())
+        if isinstance(items, list):
             raise MalformedPayload(self.name, "a list of ids without articles (content that was removed): no article")
         item = response.get("content")
         if not isinstance(item, dict) or identifier(item.get("id")) is None:

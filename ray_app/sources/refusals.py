@@ -93,6 +93,8 @@ def refusal_in(body: Any) -> Refusal | None:
         code = _code(body.get(number))
         if code and isinstance(body.get(words), str):
             return Refusal(_words(body[words]), code)
+    if isinstance(status, str) and "error" in status and isinstance(body.get("info"), str):  # CryptoPanic
+        return Refusal(_words(body["info"]))
     response = body.get("response")
     if isinstance(response, dict) and response.get("status") == "error":  # the Guardian
         return Refusal(_words(response.get("message")))
@@ -175,6 +177,8 @@ def _in_words(exchange: Exchange) -> str:
     refusal = refusal_in(body)
     if refusal is None and isinstance(body, dict) and isinstance(body.get("msg"), str):
         return _words(body["msg"])  # Binance, to who may not ask: with the code 0
+    if refusal is None and isinstance(body, dict) and isinstance(body.get("status"), str):
+        return _words(body["status"])  # Blockchain.com: all it says
     return refusal.message if refusal is not None else shown(body)
 
 

@@ -20,6 +20,7 @@ broken feed can join one article's title with another's address.
 from __future__ import annotations
 
 import io
+import re
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any, ClassVar, Final
@@ -35,12 +36,18 @@ from ray_app.sources.feed_xml import feed_body
 from ray_app.sources.reading import Findings, epoch_time, iso_time, not_ahead, readable, shown
 from ray_app.sources.refusals import require_ok
 from ray_app.sources.rss_feeds import FEEDS, NAME_OF, SITES, Site, place_of
-from ray_app.sources.texts import canonical_url, code_word, news_row, plain_text
+from ray_app.sources.texts import canonical_url, code_word, depth_of, news_row, plain_text
 
 #: whole address by path, e.g. "/coindesk"
 URLS: Final[dict[str, str]] = {f"/{site.name}": site.url for site in SITES}
 _TABLES: Final = {"crypto": "crypto_news", "stock": "stock_news"}
 _LONGEST_TITLE: Final = 1_000
+#: the prefix of Media RSS in this feed, and the tags of its descriptions: feedparser takes them for the item's own
+_MEDIA: Final = re.compile(rb"""\bxmlns:([\w.-]{1,40})\s*=\s*["']https?://search\.yahoo\.com/mrss/?["']""")
+_MEDIA_TEXT: Final = "mediasays"
+#: zones that publishers name and Python does not know. BST is Britain's summer, and Bangladesh: it stays unknown
+_ZONES: Final = {"CET": "+0100", "CEST": "+0200"}
+_ZONE: Final = re.compile(r"(?<=\s)(?:(CEST|CET)|(?:GMT|UTC)([+-]\d{2}):?(\d{2}))$", re.ASCII)
 
 
 class Feed(Endpoint):
@@ -55,11 +62,14 @@ class Feed(Endpoint):
     account: ClassVar[str] = "rss"
     paths: ClassVar[tuple[str, ...]] = ("/{feed}",)
     conditional: ClassVar[bool] = True
+    #: 2: Media RSS describes no article, a guid is no relative link, HTML's entities under a DOCTYPE, more zones,
+    #: items of one page by their guids
+    parser_version: ClassVar[int] = 2
 
     def request(self, feed: str) -> Request:
         """The feed called ``feed``."""
         if feed not in FEEDS:
-            raise ValueError(f"{self.name}: no feed is called {feed!r}")
+            raise ValueError(f"{self.name}: no feed is called {feed!r}; {_known()}")
         return Request(self.name, f"/{feed}")
 
     def path_of(self, url: str) -> str | None:
@@ -76,38 +86,43 @@ class Feed(Endpoint):
         name = path_values(self, exchange.request.path)["feed"]
         site = FEEDS.get(name)
         if site is None:
-            raise MalformedPayload(self.name, f"no feed is called {shown(name)!r}: whose news it is, is not known")
+            raise MalformedPayload(
+                self.name, f"no feed is called {shown(name)!r}: whose news it is, is not known; {_known()}"
+            )
         feed, entries = self._read(feed_body(exchange))
         found = Findings()
         home = canonical_url(str(dict.get(feed, "link") or "")) or canonical_url(site.url) or site.url
         language = code_word(dict.get(feed, "language"), 16)
-        rows: dict[str, Row] = {}
-        contradicted: set[str] = set()
+        alike: dict[str, list[tuple[Row, dict[str, Any]]]] = {}
         read = 0
         for entry in entries:
             row = self._row(found, site, entry, exchange, home, language)
             if row is None:
                 continue
             read += 1
-            identity = str(row.key["content_id"])
-            if rows.setdefault(identity, row) != row:
-                contradicted.add(identity)
-        for identity in contradicted:
-            found.add(
-                "duplicate", str(rows.pop(identity).values["url"]), "url", "one article, stated twice differently"
-            )
+            alike.setdefault(str(row.key["content_id"]), []).append((row, entry))
+        rows: dict[str, Row] = {}
+        for identity, stated in alike.items():
+            row = stated[0][0]
+            if all(other == row for other, _ in stated):
+                rows[identity] = row
+            elif _parts_of_one_page([entry for _, entry in stated]):
+                for _, entry in stated:
+                    part = self._row(Findings(), site, entry, exchange, home, language, by_guid=True)
+                    if part is not None:
+                        rows[str(part.key["content_id"])] = part
+            else:
+                found.add("duplicate", str(row.values["url"]), "url", "one article, stated twice differently")
         readable(
             self.name, [dict.get(entry, "link") or "an item" for entry in entries], read, "an article with a title"
         )
         dated = [row.values["published_at"] for row in rows.values()]
-        return Parsed(
-            tuple(rows.values()), found.all(), oldest=min((d for d in dated if isinstance(d, int)), default=None)
-        )
+        return Parsed(tuple(rows.values()), found.all(), oldest=depth_of([d for d in dated if isinstance(d, int)]))
 
     def _read(self, body: bytes) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         try:
             answer = feedparser.parse(
-                io.BytesIO(body),
+                io.BytesIO(_without_media(body)),
                 sanitize_html=False,
                 resolve_relative_uris=False,
                 response_headers={"content-type": "application/xml; charset=utf-8"},
@@ -126,9 +141,13 @@ class Feed(Endpoint):
         exchange: Exchange,
         home: str,
         language: str | None,
+        *,
+        by_guid: bool = False,
     ) -> Row | None:
-        guid = plain_text(dict.get(entry, "id"), longest=500)
+        guid = _guid(entry)
         said = dict.get(entry, "link")
+        if said == dict.get(entry, "id") and not str(said).startswith(("http://", "https://")):
+            said = None  # feedparser takes a guid for the link unless isPermaLink="false", which few remember
         url = _absolute(home, said) if isinstance(said, str) and said.strip() else None
         if url is None and guid is not None and guid.startswith(("http://", "https://")):
             url = canonical_url(guid)
@@ -145,16 +164,40 @@ class Feed(Endpoint):
             source=self.name,
             feed=site.name,
             url=url or home,
-            address=None if url is not None else f"rss:{site.name}:{guid}",
+            address=f"rss:{site.name}:{guid}" if url is None or by_guid else None,
             title=title,
             summary=_summary(entry),
             fetched_at=exchange.fetched_at,
             published_at=_moment(found, subject, "published", entry, exchange),
-            updated_at=_moment(found, subject, "updated", entry, exchange),
             author=plain_text(dict.get(entry, "author"), longest=200),
             category=_category(entry) or site.category,
             language=language,
         )
+
+
+def _known() -> str:
+    return f"known are {', '.join(sorted(FEEDS))}"
+
+
+def _without_media(body: bytes) -> bytes:
+    """The checked body with Media RSS's descriptions (of a picture) under a name that is nobody's summary."""
+    for prefix in {re.escape(match[1]) for match in _MEDIA.finditer(body)}:
+        tag = rb"<(" + prefix + rb":)description(?:\s+[\w:.-]+\s*=\s*(?:\"[^\"]*\"|'[^']*'))*\s*(/?)>"
+        body = re.sub(tag, rb"<\1" + _MEDIA_TEXT.encode() + rb"\2>", body)
+        body = re.sub(rb"</(" + prefix + rb":)description\s*>", rb"</\1" + _MEDIA_TEXT.encode() + rb">", body)
+    return body
+
+
+def _guid(entry: dict[str, Any]) -> str | None:
+    return plain_text(dict.get(entry, "id"), longest=500)
+
+
+def _parts_of_one_page(entries: list[dict[str, Any]]) -> bool:
+    """Whether each has a place of its own on one page (``#part``), and a guid of its own."""
+    links, guids = [dict.get(entry, "link") for entry in entries], {_guid(entry) for entry in entries}
+    own = {str(link).strip() for link in links}
+    pages = {link.partition("#")[0] for link in own}
+    return len(guids) == len(own) == len(entries) and None not in guids and len(pages) == 1
 
 
 def _absolute(home: str, link: str) -> str | None:
@@ -165,12 +208,12 @@ def _absolute(home: str, link: str) -> str | None:
 
 
 def _summary(entry: dict[str, Any]) -> str | None:
-    """The summary; of an item without one, its content."""
+    """The summary; of an item without one, its content; of one without either, what its media say."""
     summary = plain_text(dict.get(entry, "summary"))
     content = dict.get(entry, "content")
     if summary is None and isinstance(content, list) and content and isinstance(content[0], dict):
-        return plain_text(dict.get(content[0], "value"))
-    return summary
+        summary = plain_text(dict.get(content[0], "value"))
+    return summary if summary is not None else plain_text(dict.get(entry, f"media_{_MEDIA_TEXT}"))
 
 
 def _category(entry: dict[str, Any]) -> str | None:
@@ -200,6 +243,7 @@ def _moment(found: Findings, subject: str, field: str, entry: dict[str, Any], ex
 
 def _rfc822(text: str) -> int | None:
     """Milliseconds of ``Sat, 15 Aug 2026 16:00:00 +0000``; None: another form, or no zone that says its offset."""
+    text = _ZONE.sub(lambda match: _ZONES[match[1]] if match[1] else f"{match[2]}{match[3]}", text)
     try:
         moment = parsedate_to_datetime(text)
     except (ValueError, TypeError, OverflowError, IndexError):

@@ -43,6 +43,7 @@ TERMS: Final[dict[str, Terms]] = {
         verified=True,  # the attribution; the rest of the terms was not read
     ),
     "coinbase": Terms(_VENUE, "unknown", "Coinbase Exchange", "https://www.coinbase.com/legal/market_data"),
+    "coinbase-ws": Terms(_VENUE, "unknown", "Coinbase Exchange", "https://www.coinbase.com/legal/market_data"),
     "coinbase-v2": Terms(
         "Coinbase Developer Platform terms",
         "unknown",

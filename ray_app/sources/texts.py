@@ -179,6 +179,16 @@ def _token(match: re.Match[str]) -> str:
     return f"{value:f}"
 
 
+def depth_of(moments: list[int]) -> int | None:
+    """How far back a feed's items reach, ms; None: none has a date.
+
+    Of ten and more the oldest tenth is left out: a pinned article, or one with a wrong date, is no proof that
+    everything since is there.
+    """
+    ordered = sorted(moments)
+    return ordered[len(ordered) // 10] if ordered else None
+
+
 def news_row(
     table: str,
     *,
@@ -189,7 +199,6 @@ def news_row(
     summary: str | None,
     fetched_at: int,
     published_at: int | None,
-    updated_at: int | None = None,
     author: str | None = None,
     category: str | None = None,
     language: str | None = None,

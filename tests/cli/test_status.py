@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from ray_app.cli.status import EXIT_STATUS, command
 from ray_app.clock import WallClock
+from ray_app.collection.collectors.everything import FEED_COLLECTORS
 from ray_app.node import record
 from ray_app.node.processes import Process
 from ray_app.node.record import NodeRecord
@@ -35,6 +36,7 @@ NODE = NodeRecord(
 
 COLLECTOR = {
     "collector": "crypto-prices",
+    "state": "active",
     "expected": 1_200,
     "received": 1_190,
     "settled": 3,
@@ -259,7 +261,8 @@ def test_a_node_whose_api_is_silent_is_read_from_its_database(data_dir):
     assert (seen["state"], seen["why"]) == ("not ready", "the API does not answer")
     assert seen["collectors_from"] == "database"
     assert [row["collector"] for row in seen["collectors"]] == [
-        *("crypto-prices", "unified-ohlc", "asset-registry", "crypto-ticks")
+        *("crypto-prices", "unified-ohlc", "asset-registry", "crypto-ticks"),
+        *(kind.name for kind in FEED_COLLECTORS),
     ]
     assert seen["gaps"] == []
     assert "GET /ready: ConnectError" in seen["notes"]

@@ -65,7 +65,7 @@ def test_following_next_due_visits_every_slot_once(schedule: Schedule, now: int)
 
 @pytest.mark.parametrize(
     "arguments",
-    [("prices", 0), ("prices", 300, -1), ("prices", 300, 0, 300), ("prices", 300, 0, -1), ("weather", 300)],
+    [("prices", 0), ("prices", 300, -1), ("prices", 300, 0, 300), ("prices", 300, 0, -1)],
 )
 def test_nonsense_is_refused(arguments):
     with pytest.raises(ValueError, match=r"needs interval_s|anchor"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ray_app.clock import DAY_MS, HOUR_MS, iso
+from ray_app.collection.collectors import COLLECTORS
 from ray_app.collection.datasets import declare, price_tiers
 from ray_app.collection.expectation import SlotRange
 from ray_app.collection.gaps import mark
@@ -75,8 +76,8 @@ async def test_collectors_show_expected_received_missing_errors_quota_and_next_r
     world.db.run(runs)
     async with world.client() as client:
         body = (await client.get("/api/v1/stats/collectors")).json()
-    prices, candles, assets = body["data"]
-    assert [row["collector"] for row in body["data"]] == ["crypto-prices", "unified-ohlc", "asset-registry"]
+    prices, candles, assets = body["data"][:3]
+    assert [row["collector"] for row in body["data"]] == list(COLLECTORS)
     assert prices["expected"] == 12
     assert prices["received"] == 7  # 6 of BTC, and the one of ETH that the market begins with
     assert prices["missing"] == 5

@@ -6,9 +6,9 @@ import pytest
 from sqlalchemy import insert
 
 from ray_app.clock import DAY_MS, HOUR_MS, iso
+from ray_app.collection.availability import Lag, quantiles
 from ray_app.collection.retention import RETENTION
 from ray_app.serving import lineage as lineages
-from ray_app.serving.evidence import _quantiles
 from ray_app.serving.keys import Level
 from ray_app.sources import ENDPOINTS
 from ray_app.sources.terms import TERMS
@@ -226,7 +226,8 @@ def test_every_account_has_terms_and_the_archive_keeps_to_them():
     from ray_app.collection.upstreams import build_upstreams
     from ray_app.settings import Settings
 
-    assert build_upstreams(Settings(_env_file=None)).keys() == TERMS.keys()
+    # the tick stream has no budget, and so is no account of the upstreams'
+    assert build_upstreams(Settings(_env_file=None)).keys() | {"coinbase-ws"} == TERMS.keys()
     assert all(endpoint.account in TERMS for endpoint in ENDPOINTS.values())
     assert {name: terms.retention_h for name, terms in TERMS.items() if terms.retention_h is not None} == RETENTION
 
@@ -241,8 +242,8 @@ async def test_what_a_finding_quotes_must_not_be_passed_on_either(world):
 
 
 def test_lags_are_nearest_ranks():
-    assert _quantiles([5]) == {"p50_lag_s": 0.005, "p99_lag_s": 0.005, "sample": 1}
-    assert _quantiles(list(range(1, 201))) == {"p50_lag_s": 0.1, "p99_lag_s": 0.198, "sample": 200}
+    assert quantiles([5]) == Lag(5, 5, 1)
+    assert quantiles(list(range(1, 201))) == Lag(100, 198, 200)
 
 
 async def test_measurements_are_kept_for_a_while(world):

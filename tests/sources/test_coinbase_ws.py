@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from ray_app.clock import MINUTE_MS, iso
@@ -114,7 +116,31 @@ def test_a_body_cut_at_a_line_is_known_for_one_by_the_count():
     with pytest.raises(MalformedPayload, match="cut off"):
         parse(tick(), noted=2)
     with pytest.raises(MalformedPayload, match="cut off"):
-        TICKER.parse(answer(TICKER.name, lines(tick(), tick("ETH-USD"))[:-1], request=request()))
+        TICKER.parse(answer(TICKER.name, lines(tick(), tick("ETH-USD"))[:-1], request=request(2)))
+
+
+@pytest.mark.parametrize("form", ["line", "lines", "indented", "array", "indented array", "array of lines"])
+def test_what_somebody_else_recorded_may_end_without_a_line_break(form):
+    one, two = tick(), tick("ETH-USD")
+    body = {
+        "line": lines(one)[:-1],
+        "lines": lines(one, two)[:-1],
+        "indented": json.dumps(one, indent=2).encode(),
+        "array": json.dumps([one, two]).encode(),
+        "indented array": json.dumps([one, two], indent=2).encode() + b"\n",
+        "array of lines": b"[\n" + json.dumps(one).encode() + b",\n" + json.dumps(two).encode() + b"\n]",
+    }[form]
+    parsed = TICKER.parse(answer(TICKER.name, body, request=request()))
+    assert len(parsed.rows) == (1 if form in {"line", "indented"} else 2)
+    assert parsed.issues == ()
+    assert TICKER.shape_of(body)[0]["product_id"] == "BTC-USD"
+    if form != "line":
+        return
+    with pytest.raises(MalformedPayload, match="cut off"):
+        TICKER.parse(answer(TICKER.name, body, request=request(1)))
+    for cut in (lines(one, two)[:-9], body[:-9]):
+        with pytest.raises(MalformedPayload, match="cut off"):
+            TICKER.parse(answer(TICKER.name, cut, request=request()))
 
 
 @pytest.mark.parametrize("body", [b"\n\n", b"nonsense\n", b'{"price": 1}\n', b"[]\n[]\n"])

@@ -7,9 +7,9 @@ import json
 
 import pytest
 
-from ray_app.clock import HOUR_MS, MINUTE_MS
+from ray_app.clock import HOUR_MS
 from ray_app.errors import MalformedPayload, RateLimited, UpstreamRejected
-from ray_app.sources import ENDPOINTS, Exchange, endpoint_for_url
+from ray_app.sources import ENDPOINTS, Exchange, Request, endpoint_for_url
 from ray_app.sources.addressing import request_of_url
 from tests.sources.samples import BODIES, FETCHED_AT, NOON, answer
 from tests.sources.samples_news import ARTICLE
@@ -40,7 +40,7 @@ def test_every_field():
         "known_at": FETCHED_AT,
         "deleted_at": None,
     }
-    assert first.event_version == NOON - 40 * MINUTE_MS  # lastModified
+    assert first.event_version == FETCHED_AT
     assert (second.values["title"], second.values["summary"]) == ("Another article", None)
     assert (parsed.next, parsed.oldest) == (None, NOON - 2 * HOUR_MS)
 
@@ -141,7 +141,7 @@ def test_bad_values_cost_themselves_or_their_row():
     assert parsed.rows[2].values["title"] == "Bitcoin slips | Jane Doe"
     assert [(issue.subject, issue.field) for issue in parsed.issues] == [
         ("a/1", "webPublicationDate"), ("a/2", "webPublicationDate"), ("a/3", "webUrl"), ("a/4", "webTitle"),
-        ("a/5", "lastModified"), ("item 8", "id"),
+        ("item 8", "id"),
     ]  # fmt: skip
 
 
@@ -174,6 +174,24 @@ def test_item_has_the_slashes_of_its_id_in_it():
     assert request_of_url(item, url).path == item.request(ARTICLE["id"]).path
     (row,) = item.parse(answer("guardian.item")).rows
     assert (row.table, row.values["source"], row.values["title"]) == ("crypto_news", "guardian.item", "Bitcoin slips")
+
+
+@pytest.mark.parametrize("kind", ["tag", "section"])
+def test_item_of_a_tag_or_section_is_its_page(kind):
+    page = body(ARTICLE, ARTICLE, currentPage=1, pages=9, **{kind: {"id": "technology"}})
+    parsed = item.parse(answer("guardian.item", page, request=item.request("technology", "crypto")))
+    assert [row.values["title"] for row in parsed.rows] == ["Bitcoin slips"]
+    assert (parsed.issues, parsed.next) == ((), None)
+    with pytest.raises(MalformedPayload, match="removed"):
+        item.parse(answer("guardian.item", body("a/b", "c/d"), request=item.request("removed")))
+
+
+def test_only_a_page_asked_for_is_compared():
+    request = Request("guardian.search", "/search", {"q": "bitcoin"})
+    answered = body(ARTICLE, currentPage=2, pages=2)
+    assert len(search.parse(answer("guardian.search", answered, request=request)).rows) == 1
+    with pytest.raises(MalformedPayload, match="page 2"):
+        search.parse(answer("guardian.search", answered))
 
 
 # --- recorded answers ---

@@ -64,7 +64,7 @@ def test_every_field_of_an_item():
         "known_at": FETCHED_AT,
         "deleted_at": None,
     }
-    assert first.event_version == NOON - 30 * MINUTE_MS
+    assert first.event_version == FETCHED_AT
     assert (second.values["published_at"], second.values["summary"], second.values["author"]) == (
         NOON - HOUR_MS,
         None,
@@ -94,7 +94,7 @@ def test_atom():
     assert first.values["title"] == "AT&T <3 coins"
     assert first.values["url"] == "https://site.example/posts/a"
     assert first.values["published_at"] == NOON - 90 * MINUTE_MS
-    assert first.event_version == NOON - 45 * MINUTE_MS + 30_500
+    assert first.event_version == FETCHED_AT
     assert (first.values["summary"], first.values["author"], first.values["category"]) == ("One two", "Jane", "eth")
     assert (second.values["published_at"], second.values["summary"]) == (NOON - 2 * HOUR_MS, "The content")
     assert parsed(body).issues == ()
@@ -154,6 +154,10 @@ def test_link_that_is_no_address_is_not_stored(link):
         ("2026-05-18T11:00:00Z", NOON - HOUR_MS),
         ("2026-05-18T13:00:00.000+02:00", NOON - HOUR_MS),
         ("Mon, 18 May 2026 12:04:00 GMT", NOON + 4 * MINUTE_MS),
+        ("Mon, 18 May 2026 13:00:00 CEST", NOON - HOUR_MS),
+        ("Mon, 18 May 2026 12:00:00 CET", NOON - HOUR_MS),
+        ("Mon, 18 May 2026 13:00:00 GMT+0200", NOON - HOUR_MS),
+        ("Mon, 18 May 2026 09:30:00 GMT-01:30", NOON - HOUR_MS),
     ],
 )
 def test_dates_as_feeds_write_them(date, ms):
@@ -162,7 +166,7 @@ def test_dates_as_feeds_write_them(date, ms):
 
 @pytest.mark.parametrize(
     "date",
-    ["yesterday", "2026-05-18", "Mon, 18 May 2026", "Mon, 18 May 2026 11:00:00", "Mon, 18 May 2026 11:00:00 CEST",
+    ["yesterday", "2026-05-18", "Mon, 18 May 2026", "Mon, 18 May 2026 11:00:00", "Mon, 18 May 2026 11:00:00 BST",
      "Mon, 32 May 2026 11:00:00 GMT", "2026-05-18T11:00:00", "1779102000", "Thu, 01 Jan 1970 00:00:00 GMT",
      "Mon, 18 May 2026 12:06:00 GMT", "Tue, 18 May 2027 11:00:00 GMT", "9" * 300, "Mon, 18 May 99999 11:00:00 GMT"],
 )  # fmt: skip
@@ -189,10 +193,37 @@ def test_same_article_twice():
     assert [issue.kind for issue in result.issues] == ["duplicate"]
 
 
+def test_parts_of_one_page_are_told_apart_by_their_guids():
+    one = item(DATE + '<guid isPermaLink="false">1</guid>', title="One", link="https://site.example/log#1")
+    two = item(DATE + '<guid isPermaLink="false">2</guid>', title="Two", link="https://site.example/log#2")
+    result = parsed(rss(one + two))
+    assert result.issues == ()
+    assert {row.key["content_id"]: (row.values["title"], row.values["url"]) for row in result.rows} == {
+        content_id("rss:coindesk:1"): ("One", "https://site.example/log"),
+        content_id("rss:coindesk:2"): ("Two", "https://site.example/log"),
+    }
+
+
+def test_what_a_picture_shows_is_not_the_summary():
+    media = 'xmlns:m="http://search.yahoo.com/mrss/"'
+    shown = f'<m:content {media} url="x"><m:description type="html">A picture</m:description></m:content>'
+    empty = f"<m:content {media}><m:description/></m:content>"
+    assert only(rss(item(shown + "<description>The story</description>" + DATE))).values["summary"] == "The story"
+    assert only(rss(item("<description>The story</description>" + shown + DATE))).values["summary"] == "The story"
+    assert only(rss(item(empty + "<description>The story</description>" + DATE))).values["summary"] == "The story"
+    assert only(rss(item(shown + DATE))).values["summary"] == "A picture", "better than none"
+
+
+def test_guid_of_no_address_is_no_relative_link():
+    row = only(rss(item("<guid>12345</guid>" + DATE, link="")))
+    assert row.key["content_id"] == content_id("rss:coindesk:12345")
+    assert row.values["url"] == "https://site.example"
+
+
 def test_unknown_feed_is_refused():
-    with pytest.raises(MalformedPayload, match="nobody"):
+    with pytest.raises(MalformedPayload, match=r"nobody.*known are.*coindesk"):
         parsed(RSS, request=Request("rss.feed", "/nobody"))
-    with pytest.raises(ValueError, match="nobody"):
+    with pytest.raises(ValueError, match=r"nobody.*known are.*coindesk"):
         feed.request("nobody")
 
 
@@ -232,6 +263,9 @@ def test_plain_doctype_may_stand():
     doctype = b'<!DOCTYPE rss PUBLIC "-//Netscape Communications//DTD RSS 0.91//EN" "http://x.example/rss-0.91.dtd">'
     body = rss(item(DATE))
     assert only(body[:21] + doctype + body[21:]).values["title"] == "A title"
+    for start in (b"", b"<!-- note -->\n"):
+        body = rss(item(DATE, title="caf&eacute; &amp; R&D"))
+        assert only(body[:21] + start + doctype + body[21:]).values["title"] == "café & R&D"
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ray_app.sources.texts import canonical_url, code_word, content_id, news_row, plain_text, story_id
+from ray_app.sources.texts import canonical_url, code_word, content_id, depth_of, news_row, plain_text, story_id
 
 CANONICAL = {
     "https://www.example.com/a/b": "https://www.example.com/a/b",
@@ -145,11 +145,17 @@ def test_hostile_titles_take_no_time():
     assert time.process_time() - started < 1.0
 
 
-def test_row_is_known_from_its_fetch_and_ordered_by_what_it_says_of_itself():
+def test_row_is_known_from_its_fetch_and_what_is_said_last_stands():
     row = news_row(
         "crypto_news", source="s", feed="f", url="https://e.com/a", title="T", summary=None, fetched_at=1_000,
-        published_at=500, updated_at=700, author="x" * 300, category="y" * 200,
+        published_at=500, author="x" * 300, category="y" * 200,
     )  # fmt: skip
-    assert (row.event_version, row.values["known_at"], row.values["published_at"]) == (700, 1_000, 500)
+    assert (row.event_version, row.values["known_at"], row.values["published_at"]) == (1_000, 1_000, 500)
     assert (len(row.values["author"]), len(row.values["category"])) == (200, 100)
     assert row.key["content_id"] == content_id("https://e.com/a")
+
+
+def test_one_article_that_is_pinned_makes_no_feed_deep():
+    assert depth_of([]) is None
+    assert depth_of([30, 10, 20]) == 10
+    assert depth_of([1, *range(100, 110)]) == 100

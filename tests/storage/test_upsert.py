@@ -26,6 +26,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import mysql
 
+from ray_app.collection.digest import DERIVED_TABLES, VALUE_TABLES
 from ray_app.errors import StorageError
 from ray_app.storage import upsert
 from ray_app.storage.cursor import Batch
@@ -367,7 +368,7 @@ def test_keys_are_compared_byte_by_byte(db: Database) -> None:
 
 def test_every_table_of_upstream_values_ends_with_the_order_columns() -> None:
     guarded = [table for table in metadata.tables.values() if "event_version" in table.columns]
-    assert {table.name for table in guarded} == {"price_data_real", "ohlc_data", "market_data"}
+    assert {table.name for table in guarded} == set(VALUE_TABLES) | set(DERIVED_TABLES)
     for table in guarded:
         assert tuple(column.name for column in table.columns)[-4:] == upsert.ORDER_COLUMNS
         assert not any(table.columns[name].nullable for name in table.info.get("earliest", ()))
