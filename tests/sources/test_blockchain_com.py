@@ -80,6 +80,11 @@ def test_error_answers():
         CHART.parse(answer(CHART.name, b"Too many requests", status=429))
 
 
+def test_a_status_alone_is_said_in_words():
+    with pytest.raises(UpstreamRejected, match=r"HTTP 404: not-found$"):
+        ENDPOINTS["blockchain_com.stats"].parse(answer("blockchain_com.stats", {"status": "not-found"}, status=404))
+
+
 def test_the_statistics_in_our_units():
     result = STATS.parse(answer(STATS.name))
     assert {row.key["metric"]: row.values["value"] for row in result.rows} == {

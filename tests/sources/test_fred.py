@@ -182,6 +182,13 @@ def test_xml_says_the_same_as_json():
     assert got.issues == ()
 
 
+def test_xml_that_was_saved_after_a_line_break_is_read_and_a_missing_series_named():
+    said = fred.parse(answer(fred.name, XML, request=XML_REQUEST))
+    assert fred.parse(answer(fred.name, b"\r\n  " + XML, request=XML_REQUEST)) == said
+    with pytest.raises(MalformedPayload, match="--param series_id="):
+        fred.parse(answer(fred.name, XML, request=Request(fred.name, "/series/observations")))
+
+
 def test_xml_pages_follow_each_other():
     request = replace(XML_REQUEST, params={**XML_REQUEST.params, "limit": "2"})
     paged = XML.replace(b'count="2"', b'count="5"')
