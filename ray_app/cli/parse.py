@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, TextIO
@@ -21,8 +22,8 @@ from ray_app.sources import Endpoint, Exchange, Row, endpoint, endpoint_for_url
 from ray_app.sources.addressing import request_of_params, request_of_url
 from ray_app.storage.tables import metadata
 
-#: What the node notes on a request (ray_app/sources/context.py, coinbase.exchange_rates).
-_CONTEXT = ("slot", "interval_s", "products")
+#: What the node notes on a request (ray_app/sources/context.py, and the endpoints that read a note).
+_CONTEXT = ("slot", "interval_s", "products", "market", "coins", "venues", "frames")
 
 
 @click.command()
@@ -39,7 +40,7 @@ _CONTEXT = ("slot", "interval_s", "products")
     "--context",
     multiple=True,
     metavar="NAME=VALUE",
-    help="The node's own note on the request: slot, interval_s, products. Repeatable.",
+    help="The node's own note on the request: slot, interval_s, products, market, coins, venues. Repeatable.",
 )
 @click.option(
     "--status", type=click.IntRange(100, 599), default=200, show_default=True, help="HTTP status of the answer."
@@ -135,9 +136,23 @@ class Recorded:
     def date_ms(self) -> int | None:
         """The Date header, which is when the answer was given; None without a readable one."""
         try:
-            return to_ms(parsedate_to_datetime(self.headers.get("date", "")))
-        except ValueError:
+            moment = parsedate_to_datetime(self.headers.get("date", ""))
+            return to_ms(moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC))  # "-0000"
+        except (ValueError, OverflowError):
             return None
+
+
+def _headers(said: Any) -> dict[str, str]:
+    """Headers as recorders write them: an object or pairs, values as text or in lists; {} where they are neither."""
+    pairs = said.items() if isinstance(said, dict) else said if isinstance(said, list) else ()
+    found: dict[str, str] = {}
+    for pair in pairs:
+        if not isinstance(pair, list | tuple) or len(pair) != 2:
+            return {}
+        name, value = pair
+        first = value[0] if isinstance(value, list) and value else value
+        found[str(name).lower()] = str(first)
+    return found
 
 
 def _entries(manifest: TextIO) -> Iterator[Recorded]:
@@ -146,7 +161,7 @@ def _entries(manifest: TextIO) -> Iterator[Recorded]:
             continue
         try:
             entry: dict[str, Any] = json.loads(line)
-            headers = {str(name).lower(): str(value) for name, value in entry.get("headers", {}).items()}
+            headers = _headers(entry.get("headers"))
             urlsplit(entry["url"])
             if "\0" in entry["file"]:
                 raise ValueError("a file's name holds no NUL")

@@ -53,6 +53,8 @@ class Action(Endpoint):
             raise MalformedPayload(self.name, "only chainid 1 is read: the answer does not say which chain it is of")
         require_ok(exchange)
         body = expect_object(self.name, decode(self.name, exchange.body), "status, message, result")
+        if "status" not in body and refusal_in(body) is None:
+            raise MalformedPayload(self.name, "not the action's answer: it has no status")
         if body.get("status") != "1":
             refusal = refusal_in({k: v for k, v in body.items() if k not in {"status", "message"}})
             said = refusal.message if refusal is not None else words(body.get("result") or body.get("message"))

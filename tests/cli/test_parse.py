@@ -259,14 +259,44 @@ def test_manifest_without_a_date_takes_the_time_given_or_says_it_took_now(run, m
 def test_manifest_that_is_none_names_the_line(run, tmp_path):
     bad_url = '{"file": "f", "url": "http://[api.coingecko.com/api/v3/global"}\n'
     bad_file = '{"file": "a\\u0000b", "url": "https://api.coingecko.com/api/v3/global"}\n'
-    no_date = '{"file": "f", "url": "u", "headers": null}\n'
     bodies = ("not json\n", '{"url": "x"}\n', "[]\n", '{"file": "f", "url": "u", "status": "x"}\n')
-    for text in (*bodies, bad_url, bad_file, no_date, b"\xff\xfe{}"):
+    for text in (*bodies, bad_url, bad_file, b"\xff\xfe{}"):
         (tmp_path / "m.jsonl").write_bytes(text if isinstance(text, bytes) else text.encode())
         status, out, err = run("parse", "--manifest", "m.jsonl")
         assert (status, out) == (1, "")
         assert "line 1" in err
         assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Date": ["Mon, 18 May 2026 12:00:07 GMT"]},
+        [["date", "Mon, 18 May 2026 12:00:07 -0000"]],
+        {"date": "Mon, 18 May 2026 12:00:07 +0000", "via": ["a", "b"]},
+    ],
+)
+def test_headers_are_read_as_recorders_write_them(run, tmp_path, headers):
+    body = {
+        "name": "Fear and Greed Index",
+        "data": [{"value": "47", "value_classification": "Neutral", "timestamp": "1779062400"}],
+    }
+    (tmp_path / "f.json").write_text(json.dumps(body))
+    entry = {"file": "f.json", "url": "https://api.alternative.me/fng/?limit=1", "headers": headers}
+    (tmp_path / "m.jsonl").write_text(json.dumps(entry) + "\n")
+    status, out, err = run("parse", "--manifest", "m.jsonl")
+    assert (status, err) == (0, "")
+    assert json.loads(out)["values"]["first_seen_at"] == 1_779_105_607_000
+
+
+@pytest.mark.parametrize("headers", [None, [1], "date", [["date"]]])
+def test_headers_of_no_shape_cost_the_date_only(run, tmp_path, headers):
+    (tmp_path / "f.json").write_text('{"name": "x", "data": [{"value": "47", "timestamp": "1779062400"}]}')
+    entry = {"file": "f.json", "url": "https://api.alternative.me/fng/", "headers": headers}
+    (tmp_path / "m.jsonl").write_text(json.dumps(entry) + "\n")
+    status, out, err = run("parse", "--manifest", "m.jsonl")
+    assert (status, len(out.splitlines())) == (0, 1)
+    assert "no Date header" in err
 
 
 def test_manifest_and_source_exclude_each_other(run, manifest):
