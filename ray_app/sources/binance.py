@@ -84,6 +84,8 @@ class PremiumIndex(Endpoint):
             asked(self.name, exchange.request, "symbol", item, "symbol")
             seen.add(item["symbol"])
             contract = usdt_perpetual(item["symbol"])
+            if contract is None and len(items) == 1:  # nobody asked for all of them
+                book.found.add("unknown_id", item["symbol"], "symbol", "no perpetual contract of a known coin in USDT")
             if chosen(contract):
                 self._state(book, contract, item)
         readable(self.name, items, len(seen), "a contract with a symbol")

@@ -97,6 +97,8 @@ class Tickers(Endpoint):
             asked(self.name, exchange.request, "symbol", item, "symbol")
             seen.add(item["symbol"])
             contract = usdt_perpetual(item["symbol"])
+            if contract is None and len(items) == 1:  # nobody asked for all of them
+                book.found.add("unknown_id", item["symbol"], "symbol", "no perpetual contract of a known coin in USDT")
             if chosen(contract):
                 for member, metric in self.stated.items():
                     book.state(contract, metric, moment, item.get(member), None)

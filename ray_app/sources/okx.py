@@ -59,12 +59,15 @@ class _Snapshot(Endpoint):
         """Rows of the known swaps as of ``ts``; an item without it (older answers) as of the fetch."""
         book, chosen = Book(VENUE, self.name, exchange.fetched_at), wanted(exchange.request)
         seen: set[str] = set()
-        for position, item in enumerate(_data(exchange)):
+        items = _data(exchange)
+        for position, item in enumerate(items):
             if not isinstance(item, dict) or not isinstance(item.get("instId"), str):
                 book.found.add("wrong_type", f"item {position}", "instId", f"expected a statement, got {shown(item)}")
                 continue
             seen.add(item["instId"])
             contract = usdt_swap(item["instId"])
+            if contract is None and len(items) == 1:  # nobody asked for all of them
+                book.found.add("unknown_id", item["instId"], "instId", "no swap of a known coin in USDT")
             if not chosen(contract):
                 continue
             dated = present(item.get("ts")) is not None

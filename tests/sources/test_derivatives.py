@@ -549,3 +549,18 @@ def test_recorded_funding_of_bybit(shared_data):
         for item in raw["result"]["list"]
     }
     assert len(parsed.rows) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "subject"),
+    [
+        ("okx.open_interest", {"code": "0", "msg": "", "data": [{"instId": "BTC-USD-SWAP", "oi": "1", "ts": str(NOON)}]}, "BTC-USD-SWAP"),
+        ("binance.premium_index", {"symbol": "BTCUSDC", "markPrice": "1", "time": NOON}, "BTCUSDC"),
+        ("bybit.tickers", {"retCode": 0, "retMsg": "OK", "result": {"category": "linear", "list": [{"symbol": "BTCPERP", "lastPrice": "1"}]}, "time": NOON}, "BTCPERP"),
+    ],
+)  # fmt: skip
+def test_an_answer_about_one_contract_that_nobody_knows_says_so(name, body, subject):
+    params = {k: v for k, v in REQUESTS[name]().params.items() if k not in {"instId", "symbol"}}
+    parsed = ENDPOINTS[name].parse(answer(name, body, params=params))
+    assert parsed.rows == ()
+    assert [(issue.kind, issue.subject) for issue in parsed.issues] == [("unknown_id", subject)]
