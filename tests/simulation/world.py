@@ -175,7 +175,9 @@ class SimTransport(Transport):
     def _url(self, request: Request, upstream: Account) -> httpx.URL:
         return _URL
 
-    async def _exchange(self, request: Request, upstream: Account, url: httpx.URL) -> tuple[Exchange, httpx.URL | None]:
+    async def _exchange(
+        self, request: Request, upstream: Account, url: httpx.URL, token: object
+    ) -> tuple[Exchange, httpx.URL | None]:
         status, headers, body = await self.world.sent(request, upstream.account)
         return Exchange(request, status, headers, body, self._clock.now_ms()), None
 
