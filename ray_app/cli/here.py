@@ -51,9 +51,15 @@ def _with_its_upstreams(settings: Settings, node: NodeRecord) -> Settings:
     """The node's own sandbox; never a live upstream, and never a key, beside simulated data."""
     if node.sandbox_port is None:
         return settings
-    urls = {name.lower(): url for name, url in sandbox_variables(node.sandbox_port).items() if url}
-    update: dict[str, Any] = {name: url for name, url in urls.items() if name not in settings.model_fields_set}
-    return settings.model_copy(update={**update, "coingecko_api_key": None})
+    said = {name.lower(): value for name, value in sandbox_variables(node.sandbox_port).items() if value}
+    wanted = load_settings(**said)
+    update: dict[str, Any] = {
+        name: getattr(wanted, name)
+        for name in said
+        # an address of one's own stands; a key of one's own is nobody's business here
+        if name not in settings.model_fields_set or not name.endswith("_url")
+    }
+    return settings.model_copy(update={**update, "coingecko_api_key": None, "upstream_urls": {}})
 
 
 def with_its_database(settings: Settings, node: NodeRecord) -> Settings:

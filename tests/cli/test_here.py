@@ -7,6 +7,7 @@ import os
 import pytest
 
 from ray_app.cli.here import node_settings
+from ray_app.collection.upstreams import build_upstreams
 from ray_app.errors import NodeError
 from ray_app.node import record
 from ray_app.node.processes import Process
@@ -61,6 +62,16 @@ def test_a_running_sandbox_node_is_asked_for_its_database_and_its_upstreams(data
     assert settings.coinbase_exchange_base_url == "http://127.0.0.1:20017/coinbase-exchange"
     assert settings.coinbase_api_base_url == "http://127.0.0.1:20017/coinbase-api/v2"
     assert settings.coingecko_api_key is None
+
+
+def test_beside_a_sandbox_node_every_upstream_is_the_sandbox_and_no_real_key_is_sent(data_dir, monkeypatch):
+    run_a_node(data_dir)
+    monkeypatch.setenv("FRED_API_KEY", "a-real-key")
+    monkeypatch.setenv("UPSTREAM_URLS", "mempool=http://10.0.0.5/api")
+    upstreams = build_upstreams(node_settings())
+    for name in ("fred", "mempool", "reddit", "binance"):
+        assert (upstreams[name].base_url, upstreams[name].disabled) == (f"http://127.0.0.1:20017/{name}", None)
+    assert upstreams["fred"].query == {"api_key": "sandbox"}
 
 
 def test_the_record_of_a_node_that_was_killed_decides_nothing(data_dir):

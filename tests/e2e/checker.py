@@ -245,7 +245,8 @@ def check_prices(node: Node, market: Market, start: int, end: int) -> int:
     wanted = {(symbol, slot) for symbol in market.symbols & node.listed.keys() for slot in range(start, end, SLOT)}
     assert stored.keys() == wanted, f"missing or unasked: {sorted(stored.keys() ^ wanted)[:10]}"
     for (symbol, _), row in stored.items():
-        hour = (row["event_time"] - 1) // HOUR * HOUR
+        # a repaired price is its bar's last, at its end; a polled one is of the minute that begins at its time
+        hour = (row["event_time"] - (row["source"] == "coinbase.candles")) // HOUR * HOUR
         candle = market.candles.get((symbol, hour))
         if candle is not None:
             _, high, low, _, _ = candle

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from ray_app.collection.collectors import COLLECTORS
 from tests.nodes import started_node
 from tests.servers import wait_until
 
@@ -22,9 +23,7 @@ def test_status_reads_a_running_node_and_other_commands_find_it(tmp_path):
         wait_until(lambda: look()["state"] == "healthy", 240, "a healthy node")
         seen = look()
         assert seen["collectors_from"] == "API"
-        assert {row["collector"] for row in seen["collectors"]} == {
-            *("crypto-prices", "unified-ohlc", "asset-registry", "crypto-ticks")
-        }
+        assert {row["collector"] for row in seen["collectors"]} == set(COLLECTORS)
         assert {item["dataset"] for item in seen["backfill"]} == {"candles-86400", "candles-3600", "candles-300"}
         assert {"API", "streams", "collectors", "Ray", "Serve, HAProxy", "sandbox", "launcher"} <= set(seen["memory"])
         assert seen["notes"] == []
