@@ -82,7 +82,6 @@ def _collectors(status: NodeStatus) -> Iterator[str]:
     now = ms_of(status.node_time)
     for row in status.collectors:
         if row["state"] != "active":
-            yield _line("", f"{row['collector']:<22} {row['state']}")
             continue
         yield _line(
             "",
@@ -90,11 +89,19 @@ def _collectors(status: NodeStatus) -> Iterator[str]:
             f"  {_ago(now, row['last_success_at']):>12}  {_ahead(now, row['next_run_at']):>10}",
         )
         if row["last_error"] is not None:
-            yield _line("", f"  last error {_ago(now, row['last_error_at'])}: {row['last_error']}")
+            yield _line("", f"  last error {_ago(now, row['last_error_at'])}: {row['last_error'][:200]}")
+    if off := [row["collector"] for row in status.collectors if row["state"] != "active"]:
+        yield _line("", f"off: {', '.join(off)}")
 
 
 def _quota(status: NodeStatus) -> Iterator[str]:
-    accounts = {quota["account"]: quota for row in status.collectors or () for quota in row["quota"]}
+    # twenty accounts count no month: those that do, and those that have something to say
+    accounts = {
+        quota["account"]: quota
+        for row in status.collectors or ()
+        for quota in row["quota"]
+        if quota["limit"] is not None or quota["remarks"] or quota["thinned"]
+    }
     for position, quota in enumerate(accounts.values()):
         yield _line("" if position else "quota", _account(quota))
         for text in (*quota["thinned"], *quota["remarks"]):
