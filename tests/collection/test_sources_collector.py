@@ -140,6 +140,14 @@ async def test_a_storm_of_429_never_exceeds_the_account_s_budget(bench):
             assert len(within) <= limits.lanes
 
 
+async def test_a_first_slot_that_was_missed_is_covered_by_the_first_answer(bench):
+    faults = "faults:\n- {source: alternative_me, from: +0s, to: +5h, kind: status, status: 503}"
+    async with bench("fear-greed", faults=faults, max_retry_attempts=0) as b:
+        assert (await b.pass_at(START + HOUR_MS)).owed == 1
+        assert (await b.pass_at(START + 8 * HOUR_MS)).owed == 0
+        assert [entry.state for _, entry in b.entries("owed", "unrepairable")] == []
+
+
 async def test_no_slot_of_a_feed_is_asked_for_twice_where_nothing_fails(bench):
     async with bench("fear-greed") as b:
         for hour in range(0, 26, 2):

@@ -154,7 +154,8 @@ class FeedCollector(SlotCollector):
                     continue
                 step = tier.schedule.interval_ms
                 since = now - feed.history_s * 1_000 if covered is None else covered - feed.overlap_s * 1_000
-                covers = slot if covered is None else min(covered + step, slot)
+                # without any answer yet, all slots since the first are to be made good
+                covers = tier.valid_from if covered is None else min(covered + step, slot)
                 found.append(Due(dataset, feed, Note.of(dataset, feed, slot, covers, since)))
         return found
 
