@@ -31,10 +31,12 @@ from ray_app.errors import (
     BudgetExhausted,
     ConfigError,
     MalformedPayload,
+    RateLimited,
     RegionBlocked,
     StorageError,
     UpstreamError,
     UpstreamRejected,
+    UpstreamUnavailable,
 )
 from ray_app.sources import ENDPOINTS
 from ray_app.sources.base import Request
@@ -51,6 +53,10 @@ _NO_REPAIR = {
     "window": "the feed no longer shows what it showed then",
     "history": "the answers since did not reach back so far",
 }
+
+
+class _PassIsOver(Exception):
+    """The pass has taken its time; what is left goes on in the next one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +76,7 @@ class FeedCollector(SlotCollector):
         self._feeds: dict[str, dict[int, Feed]] = {}  # by dataset and number, those that can be asked
         self._off: list[str] = []  # why some cannot
         self._resting: dict[tuple[str, int], int] = {}  # a refused feed, ms until when it is left alone
+        self._pass_ends = 0  # ms
         self._blocked: dict[str, int] = {}  # an account that serves nobody from here, ms until when it is left alone
         self._next_page: dict[tuple[str, int], Request] = {}  # of a poll that broke off between two pages
 
@@ -115,13 +122,21 @@ class FeedCollector(SlotCollector):
     # --- the slots that are open now ---
 
     async def poll(self) -> PollResult:
-        """Ask every feed whose newest slot is due and not covered yet; accounts do not wait for each other."""
+        """Ask every feed whose newest slot is due and not covered yet; accounts do not wait for each other.
+
+        Snapshots go first, and a pass begins no page after a quarter of the shortest interval: a long history goes on
+        in the next pass, and the snapshots that fall due meanwhile are not missed for it.
+        """
         result = PollResult()
         now = self.runtime.clock.now_ms()
+        intervals = [t.schedule.interval_ms for plan in self.plans.values() for t in plan.tiers_at(now)]
+        self._pass_ends = now + min(intervals, default=HOUR_MS) // 4
         by_account: dict[str, list[Due]] = defaultdict(list)
         for dataset, plan in self.plans.items():
             for one in await self._due(dataset, plan, now):
                 by_account[one.feed.account].append(one)
+        for due in by_account.values():
+            due.sort(key=lambda one: one.feed.reach != "snapshot")
         several = [partial(self._several, due, result) for due in by_account.values()]
         answered = [done for part in await bounded(max(len(several), 1), several) for done in part]
         result.slots += answered.count(True)
@@ -163,9 +178,12 @@ class FeedCollector(SlotCollector):
         """Whether the slot is covered now. Every page is asked for until what is stored is reached."""
         key = (due.dataset, subject_id(due.dataset, due.feed.subject))
         note = due.note
-        if self._blocked.get(due.feed.account, 0) > self.runtime.clock.now_ms():
+        now = self.runtime.clock.now_ms()
+        if self._blocked.get(due.feed.account, 0) > now:
             return False
         try:
+            if now >= self._pass_ends:
+                raise _PassIsOver
             if (broken_off := self._next_page.get(key)) is not None:  # an earlier poll, between two of its pages
                 await self._pages(key, broken_off, due.feed, result)
                 earlier = Note.read(broken_off) or note
@@ -174,6 +192,10 @@ class FeedCollector(SlotCollector):
                 if earlier.slot >= note.slot:
                     return True
             await self._asked(key, due.feed, note, result)
+        except _PassIsOver:
+            soon = self.runtime.clock.now_ms() + 1_000
+            result.retry_at = min(result.retry_at or soon, soon)
+            return False
         except UpstreamError as error:
             self._failed(key, due, error, result)
             return False
@@ -203,6 +225,8 @@ class FeedCollector(SlotCollector):
             request = await self._page(request, feed.priority)
             if request is not None:
                 self._next_page[key] = request
+                if self.runtime.clock.now_ms() >= self._pass_ends:
+                    raise _PassIsOver
         self._next_page.pop(key, None)
 
     def _failed(self, key: tuple[str, int], due: Due, error: UpstreamError, result: PollResult) -> None:
@@ -217,7 +241,8 @@ class FeedCollector(SlotCollector):
                 self._blocked[due.feed.account] = now + DAY_MS
         else:
             # a broken body may be for good; and what costs more than a credit is not asked for again in a minute
-            slowly = isinstance(error, MalformedPayload) or _cost(error.endpoint) > 1
+            paid = isinstance(error, UpstreamUnavailable | RateLimited) and _cost(error.endpoint) > 1
+            slowly = isinstance(error, MalformedPayload) or paid
             self._resting[key] = max(retry_at(error, now), now + (due.note.step // 4 if slowly else 0))
         if isinstance(error, BudgetExhausted) and error.until_ms < due.note.slot + due.note.step:
             result.retry_at = min(result.retry_at or error.until_ms, error.until_ms)  # its turn comes within the slot
