@@ -12,7 +12,7 @@ from collections.abc import Callable
 from sqlalchemy.exc import SQLAlchemyError
 
 from ray_app.clock import HOUR_MS, open_clock
-from ray_app.collection import availability, disagreement, retention
+from ray_app.collection import availability, disagreement, retention, statement_disagreement
 from ray_app.errors import CryptoDataError
 from ray_app.settings import Settings
 from ray_app.storage import records
@@ -53,7 +53,7 @@ def one_round(settings: Settings, db: Database, now_ms: int) -> None:
 def compare(db: Database, now_ms: int) -> int:
     """Record where two sources of one value contradict each other; how many times they newly do."""
     with db.read() as conn:
-        found = disagreement.recent(conn, now_ms)
+        found = [*disagreement.recent(conn, now_ms), *statement_disagreement.recent(conn, now_ms)]
     if found:
         db.run(lambda conn: records.add_quality_events(conn, found))
         log.info("housekeeping: two sources disagree in %d values (stats/quality)", len(found))

@@ -76,7 +76,6 @@ NAMES: Final[Mapping[str, tuple[str, float]]] = {
 COMPLETION: Final = "AssetEODCompletionTime"
 #: the others' hashes are not SHA-256's or scrypt's, and the unit of their HashRate "varies by protocol"
 _IN_TERAHASHES: Final = frozenset({"btc", "bch", "ltc", "doge", "dash"})
-MAX_PAGE: Final = 10_000
 LAG_MS: Final = DAY_MS
 
 

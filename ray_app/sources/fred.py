@@ -73,8 +73,6 @@ UNITS: Final[Mapping[str, str]] = {
 UNKNOWN_UNIT: Final = "unknown"
 #: from midnight UTC of a day to its end in US Central standard time
 RELEASED_WITHIN_MS: Final = 30 * HOUR_MS
-#: observations of one answer, at most
-MAX_OBSERVATIONS: Final = 100_000
 #: no other vintage than the one in force can be after this
 FOREVER: Final = "9999-12-31"
 

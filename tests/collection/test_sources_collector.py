@@ -15,6 +15,7 @@ from ray_app.collection.collectors import COLLECTORS
 from ray_app.collection.collectors.everything import FEED_COLLECTORS
 from ray_app.collection.control import holding
 from ray_app.collection.upstreams import build_upstreams
+from ray_app.errors import BudgetExhausted
 from ray_app.settings import Settings
 from ray_app.storage import ledger, tables
 from tests.collection.world import START, JumpingClock, world
@@ -165,6 +166,26 @@ async def test_a_long_history_does_not_cost_the_snapshots_that_fall_due_meanwhil
             b.clock.go_to(min(due, result.retry_at or due))
         lost = [(subject, e.start - START, e.end - START) for subject, e in b.entries("unrepairable")]
         assert lost == []
+
+
+async def test_a_feed_that_waits_longer_than_another_is_asked_within_its_slot_too(bench, monkeypatch):
+    async with bench("macro-market", at=START + HOUR_MS) as b:
+        fetch, waits = b.runtime.fetch, {"VIX": 10_000, "GSPC": 60_000}
+
+        async def short_of_budget(request, priority):
+            for subject, ms in list(waits.items()):
+                if subject in request.path:
+                    del waits[subject]
+                    raise BudgetExhausted("yahoo", "no room", b.clock.now_ms() + ms)
+            return await fetch(request, priority)
+
+        monkeypatch.setattr(b.runtime, "fetch", short_of_budget)
+        first = await b.acting.poll()
+        assert first.owed == 2
+        second = await b.pass_at(first.retry_at)
+        assert (second.owed, second.slots) == (0, 1)
+        third = await b.pass_at(second.retry_at)
+        assert (third.owed, third.slots, third.retry_at) == (0, 1, None)
 
 
 async def test_no_slot_of_a_feed_is_asked_for_twice_where_nothing_fails(bench):

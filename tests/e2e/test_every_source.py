@@ -50,19 +50,22 @@ def collectors(node: Node) -> dict[str, dict]:
 
 
 def incomplete(node: Node) -> dict[str, str]:
-    """Of each collector of feeds: what is owed for longer than the ledger's tolerance, or lost.
+    """Of each collector of feeds: what is owed for longer than the ledger's tolerance, or lost without need.
 
     Slots that are due this moment are no gaps. A snapshot of five minutes is five wall seconds here: where the machine
-    is busy with a start, one in twenty may pass unasked.
+    is busy with a start some pass unasked, and cannot be had later. What has a history must lose nothing.
     """
     rows = collectors(node)
     found = {}
     for kind in FEED_COLLECTORS[:-1]:  # the last one takes a paid plan
         row = rows[kind.name]
-        owed = node.get("/api/v1/stats/gaps", dataset=kind.name, state="owed").json()["data"]
-        lost = row["settled"] > row["expected"] / 20
-        if row["state"] != "active" or not row["received"] or owed or lost:
-            counts = f"{row['received']} of {row['expected']}, {row['settled']} lost, {len(owed)} ranges owed"
+        gaps = node.get("/api/v1/stats/gaps", dataset=kind.name).json()["data"]
+        owed = [gap for gap in gaps if gap["state"] == "owed"]
+        lost = [
+            gap for gap in gaps if gap["state"] == "unrepairable" and "cannot be asked for later" not in gap["reason"]
+        ]
+        if row["state"] != "active" or row["received"] < row["expected"] / 2 or owed or lost:
+            counts = f"{row['received']} of {row['expected']}, lost {lost}, owed {owed}"
             found[kind.name] = f"{row['state']}, {counts}: {row['last_error']}"
     return found
 

@@ -56,6 +56,8 @@ ASSETS = (
     Asset(3, "TRX", "tron", "TRON", None, 3),
 )
 CLUSTERS = ("a", "b")
+#: the accounts its collectors ask
+ASKED = ("coingecko", "coinbase", "coinbase-v2")
 LOOK_EVERY_S, ANSWER_S = 1.0, 3.0
 
 
@@ -206,7 +208,8 @@ class World:
         plan = (self.rng.choice(profile.monthly), self.rng.choice((1, 2, 10)))
         names = ("coingecko_monthly_limit", "coingecko_requests_per_minute")
         self.settings = _settings((*profile.settings, *zip(names, plan, strict=True)))
-        self.accounts = build_upstreams(self.settings)
+        known = build_upstreams(self.settings)
+        self.accounts = {name: known[name] for name in ASKED}  # a fault of an account nobody asks is none
         if self.rng.random() < 0.5:  # a venue that allows little
             tight = Limits(2, 30.0, lanes=self.rng.choice((1, 2)), pause_s=5.0)
             self.accounts["coinbase"] = replace(self.accounts["coinbase"], limits=tight)

@@ -133,7 +133,7 @@ class FeedCollector(SlotCollector):
         self._pass_ends = now + min(intervals, default=HOUR_MS) // 4
         by_account: dict[str, list[Due]] = defaultdict(list)
         for dataset, plan in self.plans.items():
-            for one in await self._due(dataset, plan, now):
+            for one in await self._due(dataset, plan, now, result):
                 by_account[one.feed.account].append(one)
         for due in by_account.values():
             due.sort(key=lambda one: one.feed.reach != "snapshot")
@@ -155,7 +155,8 @@ class FeedCollector(SlotCollector):
     async def _several(self, due: Sequence[Due], result: PollResult) -> list[bool]:
         return await bounded(_AT_ONCE, (partial(self._one, one, result) for one in due))
 
-    async def _due(self, dataset: str, plan: Plan, now: int) -> list[Due]:
+    async def _due(self, dataset: str, plan: Plan, now: int, result: PollResult) -> list[Due]:
+        """Those to ask now; ``result`` is told when the first of those at rest is to be asked."""
         feeds = self._feeds.get(dataset, {})
         newest = await self.runtime.read(lambda conn: ledger.newest_covered(conn, dataset, feeds))
         found = []
@@ -165,9 +166,12 @@ class FeedCollector(SlotCollector):
                 feed, covered = feeds.get(subject.asset_id), newest.get(subject.asset_id)
                 if feed is None or slot < tier.valid_from or (covered is not None and covered >= slot):
                     continue
-                if self._resting.get((dataset, subject.asset_id), 0) > now:
-                    continue
                 step = tier.schedule.interval_ms
+                rests_until = self._resting.get((dataset, subject.asset_id), 0)
+                if rests_until > now:
+                    if rests_until < slot + step:  # else its next slot is the next pass
+                        result.retry_at = min(result.retry_at or rests_until, rests_until)
+                    continue
                 since = now - feed.history_s * 1_000 if covered is None else covered - feed.overlap_s * 1_000
                 # without any answer yet, all slots since the first are to be made good
                 covers = tier.valid_from if covered is None else min(covered + step, slot)
