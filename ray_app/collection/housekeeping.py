@@ -13,9 +13,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ray_app.clock import HOUR_MS, open_clock
 from ray_app.collection import availability, disagreement, retention, statement_disagreement
+from ray_app.collection.news_events import EVENTS_KEPT_MS, NEWS_CHANNEL
 from ray_app.errors import CryptoDataError
 from ray_app.settings import Settings
-from ray_app.storage import records
+from ray_app.storage import outbox, records
 from ray_app.storage.engine import Database
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ def one_round(settings: Settings, db: Database, now_ms: int) -> None:
     """Every step; one that fails is logged and tried again with the next round, and holds up no other."""
     steps: dict[str, Callable[[], object]] = {
         "retention": lambda: retention.purge(settings.archive_dir, db, now_ms),
+        "outbox": lambda: db.run(lambda conn: outbox.prune(conn, now_ms - EVENTS_KEPT_MS, channel=NEWS_CHANNEL)),
         "disagreement": lambda: compare(db, now_ms),
         "availability": lambda: db.run(lambda conn: availability.store_day(conn, now_ms)),
     }

@@ -29,7 +29,7 @@ from ray_app.collection.digest import Digest, digest
 from ray_app.collection.event_bus import Notifier
 from ray_app.collection.lease import Lease, LeaseKeeper
 from ray_app.collection.refresh import refresh_registry
-from ray_app.collection.store import PRICE_CHANNEL, TICK_CHANNEL, Item, Written, write
+from ray_app.collection.store import Item, Written, write
 from ray_app.errors import ArchiveError, LeaseLost, StorageError, UpstreamError
 from ray_app.sources.base import Exchange, Parsed
 from ray_app.storage import records
@@ -312,14 +312,12 @@ class Ingestor:
                 pending.done.set_exception(error)
 
     async def _notify(self, written: Written) -> None:
-        if self.notifier is None or not (written.events or written.ticks):
+        if self.notifier is None or not written.events:
             return
         try:
             async with asyncio.timeout(_NOTIFY_S):
-                if written.events:
-                    await self.notifier.publish(PRICE_CHANNEL, list(enumerate(written.events, written.first_seq)))
-                if written.ticks:
-                    await self.notifier.publish(TICK_CHANNEL, list(enumerate(written.ticks, written.first_tick)))
+                for told in written.events:
+                    await self.notifier.publish(told.channel, list(enumerate(told.bodies, told.first_seq)))
         except Exception as error:  # noqa: BLE001 - whatever it is: the outbox has the events, readers look there
             if self.state.notifier_error is None:
                 log.warning("%s: event bus not told (readers use the outbox): %r", self.collector, error)

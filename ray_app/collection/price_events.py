@@ -167,6 +167,10 @@ class CurrentPrices:
         """The asset's current price, None if there never was one."""
         return self._prices.get(asset_id)
 
+    def of(self, assets: Iterable[int]) -> list[PriceEvent]:
+        """The current prices of these assets, of those that have one."""
+        return [price for asset in assets if (price := self._prices.get(asset)) is not None]
+
     def all(self) -> Iterable[PriceEvent]:
         """Every asset's current price."""
         return self._prices.values()

@@ -14,8 +14,10 @@ import orjson
 from sqlalchemy import Connection, select
 
 from ray_app.assets import AssetRegistry
+from ray_app.collection import news_events
 from ray_app.collection.archive import ArchivedAt
 from ray_app.collection.digest import DERIVED_TABLES, VALUE_TABLES, Digest, fetch_row
+from ray_app.collection.news_events import NEWS_CHANNEL
 from ray_app.sources.base import Exchange
 from ray_app.storage import outbox, queries, records, texts
 from ray_app.storage.queries import TICKS
@@ -49,16 +51,22 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True)
+class Events:
+    """What a transaction added to one channel of the outbox; ``first_seq`` is the number of the first."""
+
+    channel: str
+    first_seq: int
+    bodies: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Written:
-    """What a transaction did. ``first_seq`` is that of the first of ``events`` in the outbox; ``ticks`` likewise."""
+    """What a transaction did."""
 
     fresh: frozenset[int]  # fetch ids ingested now; the others had been before
     changed: int  # rows of value tables
-    first_seq: int
-    events: tuple[bytes, ...]
     newest_event: int | None  # ms: newest event time among the values
-    first_tick: int = 0
-    ticks: tuple[bytes, ...] = ()
+    events: tuple[Events, ...] = ()
 
 
 def write(conn: Connection, items: Sequence[Item], registry: AssetRegistry, now_ms: int) -> Written:
@@ -69,20 +77,19 @@ def write(conn: Connection, items: Sequence[Item], registry: AssetRegistry, now_
     prices = [row for item in fresh for row in item.found.rows.get(price_data_real.name, ())]
     ticks = _news([row for row in prices if row["source"] == TICKS])
     before = _ticks_before(conn, ticks)
+    articles = news_events.unseen(conn, [item.found for item in fresh])
     changed = write_values(conn, fresh)
-    bodies = price_events(conn, [row for row in prices if row["source"] != TICKS], registry)
-    events = outbox.append(conn, PRICE_CHANNEL, bodies, now_ms) if bodies else range(0)
-    told = tick_events(conn, ticks, before, registry)
-    numbers = outbox.append(conn, TICK_CHANNEL, told, now_ms) if told else range(0)
-    return Written(
-        frozenset(item.at.fetch_id for item in fresh),
-        changed,
-        events.start,
-        tuple(bodies),
-        newest_event(fresh),
-        numbers.start,
-        tuple(told),
-    )
+    bodies = {  # always in this order: each channel's row stays locked until the commit
+        PRICE_CHANNEL: price_events(conn, [row for row in prices if row["source"] != TICKS], registry),
+        TICK_CHANNEL: tick_events(conn, ticks, before, registry),
+        NEWS_CHANNEL: news_events.news_events(conn, articles, registry),
+    }
+    events = [
+        Events(channel, outbox.append(conn, channel, told, now_ms).start, tuple(told))
+        for channel, told in bodies.items()
+        if told
+    ]
+    return Written(frozenset(item.at.fetch_id for item in fresh), changed, newest_event(fresh), tuple(events))
 
 
 def write_values(conn: Connection, items: Sequence[Item]) -> int:

@@ -11,16 +11,17 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
 
 from ray_app.clock import Clock, iso
-from ray_app.collection.price_events import PriceEvent
 from ray_app.errors import StorageError
+from ray_app.serving.channels import StreamEvent, View
 from ray_app.serving.feed import Gap
-from ray_app.serving.stream_hub import PriceHub
+from ray_app.serving.keys import Level
+from ray_app.serving.stream_hub import ChannelHub
 from ray_app.serving.subscriptions import BadMessage, Command, Resolver, Subscription, resolve_all
 
 log = logging.getLogger(__name__)
@@ -53,9 +54,10 @@ class Connection:
     """The protocol of one authorised client; streams.py owns the socket."""
 
     def __init__(
-        self, hub: PriceHub, registry: Callable[[], Resolver], clock: Clock, send: Send, origin: str, limits: Limits
+        self, hub: ChannelHub, registry: Callable[[], Resolver], clock: Clock, send: Send, origin: str, limits: Limits
     ) -> None:
         self._hub = hub
+        self._view = View(hub.channel.choices)
         self._registry = registry
         self._clock = clock
         self._send = send
@@ -82,6 +84,10 @@ class Connection:
         """Begin to write; the task ends when the connection is closed or broken."""
         self._writer = asyncio.create_task(self._write())
         return self._writer
+
+    def admit(self, level: Level) -> None:
+        """The client's key is good, and of this level."""
+        self._view = replace(self._view, level=level)
 
     async def stop(self) -> None:
         """End every task of the connection; nothing more is sent."""
@@ -130,7 +136,7 @@ class Connection:
             "code": "SLOW_CONSUMER",
             "last_seq": self._sent_seq,
         }
-        log.info("prices stream: a slow client is closed after event %d", self._sent_seq)
+        log.info("%s stream: a slow client is closed after event %d", self._hub.channel.name, self._sent_seq)
         self.close(1013, "slow consumer", last_words)
 
     # --- writing -------------------------------------------------------------------------------------------
@@ -149,17 +155,19 @@ class Connection:
             self._room.clear()
         self._wake.set()
 
-    def deliver(self, event: PriceEvent) -> None:
+    def deliver(self, event: StreamEvent) -> None:
         """Queue an event if the client wants it: what the hub calls."""
         if self._closing is not None or not self._wants(event):
             return
-        self._append(event.text(self._subscription.fields), event.seq)
+        self._append(self._hub.channel.text(event, self._view), event.seq)
         if self._queued > self._limits.queue_bytes:
             self._too_slow()
 
-    def _wants(self, event: PriceEvent) -> bool:
-        subscription = self._subscription
-        return subscription.wants(event.asset_id) and (subscription.repairs or not event.is_repair)
+    def _wants(self, event: StreamEvent) -> bool:
+        channel, subscription = self._hub.channel, self._subscription
+        if not channel.chosen(event, self._view) or (channel.is_repair(event) and not subscription.repairs):
+            return False
+        return subscription.wants(channel.assets(event))
 
     async def _write(self) -> None:
         sent = 0
@@ -187,7 +195,7 @@ class Connection:
                 self.say(self._heartbeat())
 
     def _heartbeat(self) -> dict[str, Any]:
-        beat = {"type": "heartbeat", "channel": self._hub.channel, "timestamp": iso(self._clock.now_ms())}
+        beat = {"type": "heartbeat", "channel": self._hub.channel.name, "timestamp": iso(self._clock.now_ms())}
         # While attached, with an empty queue, the client has everything up to here.
         return beat | {"seq": self._hub.seq} if self._attached else beat
 
@@ -221,7 +229,9 @@ class Connection:
             async with asyncio.timeout(self._limits.ready_s):
                 await self._hub.ready.wait()
         except TimeoutError:
-            raise BadMessage("SERVICE_UNAVAILABLE", "prices cannot be read at the moment; try again") from None
+            raise BadMessage(
+                "SERVICE_UNAVAILABLE", f"{self._hub.channel.name} cannot be read at the moment; try again"
+            ) from None
 
     def _subscribe(self, command: Command) -> None:
         wanted = self._add(command)
@@ -232,8 +242,17 @@ class Connection:
     def _add(self, command: Command) -> list[int] | None:
         """Subscribe and say so; the assets added, None for all."""
         subscription = self._subscription
-        if command.fields is not None:
-            subscription.fields = command.fields
+        if command.channels is not None:
+            if (
+                self._hub.channel.choice_of_events
+                and not subscription.empty
+                and command.channels != self._view.channels
+            ):
+                raise BadMessage(
+                    "VALIDATION_ERROR",
+                    '"channels" is chosen with the first subscription; open another connection, or unsubscribe first',
+                )
+            self._view = replace(self._view, channels=command.channels)
         if command.repairs is not None:
             subscription.repairs = command.repairs
         resolved = None
@@ -258,9 +277,9 @@ class Connection:
     def _say_subscribed(self, command: Command, notes: list[dict[str, str]], unknown: list[dict[str, Any]]) -> None:
         message: dict[str, Any] = {
             "type": "subscribed",
-            "channel": self._hub.channel,
+            "channel": self._hub.channel.name,
             "symbols": self._subscription.described(),
-            "channels": list(self._subscription.fields),
+            "channels": list(self._view.channels),
             "repairs": self._subscription.repairs,
             "notes": notes,
             "unknown": unknown,
@@ -271,22 +290,24 @@ class Connection:
         self.say(message | _tagged(command))
 
     def _snapshot(self, assets: list[int] | None) -> None:
-        """The prices as of the hub's seq: of ``assets``, None: of all that are subscribed."""
-        prices, subscription = self._hub.prices, self._subscription
-        if assets is None:
-            held = [price for price in prices.all() if subscription.wants(price.asset_id)]
-        else:
-            held = [price for asset in assets if (price := prices.get(asset)) is not None]
+        """The state as of the hub's seq: of ``assets``, None: of all that is subscribed."""
+        channel, state = self._hub.channel, self._hub.state
+        held = [event for event in (state.all() if assets is None else state.of(assets)) if self._shows(event)]
         self.say(
             {
                 "type": "snapshot",
-                "channel": self._hub.channel,
+                "channel": channel.name,
                 "seq": self._hub.seq,
-                "prices": [price.row(subscription.fields) for price in held],
+                channel.listed: [channel.row(event, self._view) for event in held],
                 "timestamp": iso(self._clock.now_ms()),
             },
             self._hub.seq,
         )
+
+    def _shows(self, event: StreamEvent) -> bool:
+        """Whether a snapshot has it: of a price filled afterwards too, where it is the newest."""
+        channel = self._hub.channel
+        return channel.chosen(event, self._view) and self._subscription.wants(channel.assets(event))
 
     def _attach(self) -> None:
         if self._closing is not None:
@@ -346,7 +367,7 @@ class Connection:
         cursor = after_seq
         while True:
             if hub.generation != generation:
-                self.say(_gap(hub.channel, cursor + 1, hub.seq, hub.seq + 1))
+                self.say(_gap(hub.channel.name, cursor + 1, hub.seq, hub.seq + 1))
                 generation, cursor, snapshot = hub.generation, hub.seq, True
             if cursor >= hub.seq:
                 break
@@ -354,7 +375,7 @@ class Connection:
                 events = await hub.events_after(cursor, CATCH_UP)
             except Gap as gap:
                 last_missing = min(gap.first_available - 1, hub.seq)
-                self.say(_gap(hub.channel, gap.first_missing, last_missing, last_missing + 1))
+                self.say(_gap(hub.channel.name, gap.first_missing, last_missing, last_missing + 1))
                 cursor, snapshot = last_missing, True
                 continue
             if hub.generation != generation:
@@ -362,7 +383,7 @@ class Connection:
             for event in events:
                 cursor += 1
                 if event is not None and self._missed(event, seen):
-                    self._append(event.text(self._subscription.fields), event.seq)
+                    self._append(self._hub.channel.text(event, self._view), event.seq)
                     count += 1
             await self._wait_for_room()
         # No await from the last look at hub.seq to here: nothing can slip between the past and the present.
@@ -371,7 +392,7 @@ class Connection:
         self.say(
             {
                 "type": "resumed",
-                "channel": self._hub.channel,
+                "channel": self._hub.channel.name,
                 "after_seq": after_seq,
                 "through_seq": cursor,
                 "events": count,
@@ -381,10 +402,10 @@ class Connection:
         if snapshot:
             self._snapshot(None)
 
-    def _missed(self, event: PriceEvent, seen: int) -> bool:
+    def _missed(self, event: StreamEvent, seen: int) -> bool:
         if not self._wants(event):
             return False
-        return event.seq > seen or event.seq <= self._subscription.covered_after(event.asset_id)
+        return event.seq > seen or not self._subscription.had(self._hub.channel.assets(event), event.seq)
 
     async def _wait_for_room(self) -> None:
         """A client that is catching up is not slow as long as it takes something now and then."""
@@ -409,7 +430,7 @@ class Connection:
     def lost(self, first_missing: int, last_missing: int | None, first_available: int) -> None:
         """The hub had to read its state anew: say what is missing, and how things stand."""
         self._subscription.restart(self._hub.seq)
-        self.say(_gap(self._hub.channel, first_missing, last_missing, first_available))
+        self.say(_gap(self._hub.channel.name, first_missing, last_missing, first_available))
         self._snapshot(None)
 
 

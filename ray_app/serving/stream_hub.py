@@ -1,7 +1,7 @@
-"""One reader of the price outbox per process, and the clients it writes to.
+"""One reader of an outbox channel per process, and the clients it writes to.
 
-The hub holds the state of all prices as of exactly one event (``seq``). It advances event by event, without a pause
-between taking an event in and handing it to the clients, so whoever reads ``prices`` and attaches in one breath sees
+The hub holds the channel's state as of exactly one event (``seq``). It advances event by event, without a pause
+between taking an event in and handing it to the clients, so whoever reads ``state`` and attaches in one breath sees
 each event exactly once: in the snapshot, or as an update.
 """
 
@@ -12,20 +12,20 @@ import logging
 from collections import deque
 from collections.abc import Iterable
 from itertools import islice
-from typing import Protocol
+from typing import Any, Protocol
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from ray_app.collection.event_bus import Event, Hotline
-from ray_app.collection.price_events import CurrentPrices, PriceEvent, TickEvent, UnreadableEvent
+from ray_app.collection.price_events import UnreadableEvent
 from ray_app.errors import StorageError
+from ray_app.serving.channels import Channel, State, StreamEvent
 from ray_app.serving.feed import Gap, OutboxFeed, read_after
-from ray_app.storage import gateway_queries, outbox, queries
+from ray_app.storage import outbox
 from ray_app.storage.engine import Database
 
 log = logging.getLogger(__name__)
 
-CHANNEL, TICKS = "prices", "ticks"
 #: how much of the recent past is kept decoded, so that clients that come back do not read the table (an event weighs
 #: about 1 kB decoded)
 LOG_EVENTS = 10_000
@@ -40,32 +40,32 @@ BREATH = 32
 class Client(Protocol):
     """What the hub needs of a connection."""
 
-    def deliver(self, event: PriceEvent) -> None:
+    def deliver(self, event: StreamEvent) -> None:
         """Queue the event if the client wants it; never blocks."""
 
     def lost(self, first_missing: int, last_missing: int | None, first_available: int) -> None:
         """Events are gone for good; the hub's state has been read anew."""
 
 
-class PriceHub:
-    """The prices as of :attr:`seq`, kept current from the outbox, and written to the attached clients."""
+class ChannelHub:
+    """A channel as of :attr:`seq`, kept current from the outbox, and written to the attached clients."""
 
     def __init__(
-        self, db: Database, hotline: Hotline | None, log_events: int = LOG_EVENTS, channel: str = CHANNEL
+        self, db: Database, hotline: Hotline | None, channel: Channel[Any], log_events: int | None = None
     ) -> None:
-        #: the outbox channel it reads, whose sequence numbers these are
+        #: what it reads, whose sequence numbers these are
         self.channel = channel
-        self._kind = TickEvent if channel == TICKS else PriceEvent
         self._db = db
         self._hotline = hotline
         self._feed: OutboxFeed | None = None
-        self._log: deque[PriceEvent | None] = deque(maxlen=log_events)  # None: an unreadable event
+        self._log: deque[StreamEvent | None] = deque(maxlen=log_events or LOG_EVENTS)  # None: an unreadable event
         self._clients: set[Client] = set()  # attached for all assets
         self._by_asset: dict[int, set[Client]] = {}
         self._readers = asyncio.Semaphore(TABLE_READERS)
         self._advanced = asyncio.Event()
         self.ready = asyncio.Event()
-        self.prices = CurrentPrices()
+        #: as of :attr:`seq`; there once :attr:`ready` is set
+        self.state: State[Any]
         self.seq = 0
         #: rises each time the state was read anew behind a gap
         self.generation = 0
@@ -98,7 +98,7 @@ class PriceHub:
 
     # --- the past ------------------------------------------------------------------------------------------
 
-    async def events_after(self, after_seq: int, limit: int) -> list[PriceEvent | None]:
+    async def events_after(self, after_seq: int, limit: int) -> list[StreamEvent | None]:
         """Events after ``after_seq`` up to :attr:`seq`, contiguous, at most ``limit``; None for an unreadable one.
 
         From memory where it reaches, else from the table. [] if there are none. Raises Gap where they are pruned,
@@ -115,16 +115,16 @@ class PriceHub:
     def _read_table(self, after_seq: int, limit: int) -> list[Event]:
         try:
             with self._db.read() as conn:
-                return read_after(conn, self.channel, after_seq, limit)
+                return read_after(conn, self.channel.name, after_seq, limit)
         except SQLAlchemyError as error:
-            raise StorageError(f"outbox channel {self.channel}: {type(error).__name__}") from error
+            raise StorageError(f"outbox channel {self.channel.name}: {type(error).__name__}") from error
 
     async def head(self) -> int:
         """The newest event in the table (this process may be a moment behind it)."""
 
         def work() -> int:
             with self._db.read() as conn:
-                return outbox.head(conn, self.channel)
+                return outbox.head(conn, self.channel.name)
 
         return await asyncio.to_thread(work)
 
@@ -143,7 +143,7 @@ class PriceHub:
                 try:
                     await self._follow()
                 except Gap as gap:
-                    log.warning("prices stream: %s", gap)
+                    log.warning("%s stream: %s", self.channel.name, gap)
                     await self._restart(gap)
         finally:
             if self._feed is not None:
@@ -153,26 +153,24 @@ class PriceHub:
         """Take the state of the database as of one event."""
         while True:
             try:
-                seq, prices = await asyncio.to_thread(self._read_state)
+                seq, state = await asyncio.to_thread(self._read_state)
                 break
             except (StorageError, SQLAlchemyError) as error:
-                log.warning("prices stream: no state yet, trying again: %s", type(error).__name__)
+                log.warning("%s stream: no state yet, trying again: %s", self.channel.name, type(error).__name__)
                 await asyncio.sleep(RETRY_S)
         self._log.clear()
-        self.prices = CurrentPrices(prices)
-        self.seq = seq
+        self.state, self.seq = state, seq
         if self._feed is None:
-            self._feed = OutboxFeed(self._db, self.channel, self._hotline, after_seq=seq)
+            self._feed = OutboxFeed(self._db, self.channel.name, self._hotline, after_seq=seq)
         else:
             self._feed.seek(seq)
         self.ready.set()
         self._wake()
 
-    def _read_state(self) -> tuple[int, list[PriceEvent]]:
-        with self._db.read() as conn:  # one snapshot: the prices are as of exactly this event
-            seq = outbox.head(conn, self.channel)
-            rows = gateway_queries.current_ticks(conn) if self.channel == TICKS else queries.current_prices(conn)
-            return seq, [self._kind.of(row) for row in rows]
+    def _read_state(self) -> tuple[int, State[Any]]:
+        with self._db.read() as conn:  # one snapshot: the state is as of exactly this event
+            seq = outbox.head(conn, self.channel.name)
+            return seq, self.channel.load(conn, seq)
 
     async def _follow(self) -> None:
         assert self._feed is not None  # noqa: S101 - _load made it
@@ -187,18 +185,20 @@ class PriceHub:
         self._log.append(event)
         self.seq = seq
         if event is not None:
-            self.prices.apply(event)
-            for client in [*self._clients, *self._by_asset.get(event.asset_id, ())]:
+            self.state.apply(event)
+            assets = self.channel.assets(event)
+            for client in self._clients.union(*(self._by_asset.get(asset, ()) for asset in assets)):
                 client.deliver(event)
         self._wake()
 
-    def _decode(self, seq: int, body: bytes) -> PriceEvent | None:
+    def _decode(self, seq: int, body: bytes) -> StreamEvent | None:
         try:
-            return self._kind.parse(seq, body)
+            found: StreamEvent = self.channel.parse(seq, body)
         except UnreadableEvent as error:
             self.unreadable += 1
-            log.error("prices stream: %s", error)  # noqa: TRY400 - the message says it all
+            log.error("%s stream: %s", self.channel.name, error)  # noqa: TRY400 - the message says it all
             return None
+        return found
 
     async def _restart(self, gap: Gap) -> None:
         """Read the state anew and tell every client what it will never see."""

@@ -1,4 +1,4 @@
-"""WebSocket streams: ``/ws/prices`` and ``/ws/ticks``. The protocol is described in docs/streams.md.
+"""WebSocket streams: ``/ws/prices``, ``/ws/ticks`` and ``/ws/news``. The protocol is described in docs/streams.md.
 
 :func:`build_streams` makes an ASGI application from its dependencies; Serve mounts it at ``/ws``, a test runs it under
 uvicorn. It needs a server whose ``send`` waits for a slow peer (uvicorn's does, and Serve's where user code runs in
@@ -21,8 +21,10 @@ from ray_app.clock import Clock
 from ray_app.collection.event_bus import Hotline
 from ray_app.errors import StorageError
 from ray_app.serving.auth_types import Authenticator
+from ray_app.serving.channels import CHANNELS, PRICES, Channel
+from ray_app.serving.keys import Level
 from ray_app.serving.stream_connection import Connection, Limits
-from ray_app.serving.stream_hub import CHANNEL, TICKS, PriceHub
+from ray_app.serving.stream_hub import ChannelHub
 from ray_app.serving.subscriptions import BadMessage, Command, Resolver, parse_message
 from ray_app.settings import Settings
 from ray_app.storage.engine import Database
@@ -33,8 +35,8 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-#: path below the server or the mount → the outbox channel it streams
-PATHS = {"/ws/prices": CHANNEL, "/prices": CHANNEL, "/ws/ticks": TICKS, "/ticks": TICKS}
+#: path below the server or the mount → the channel it streams
+PATHS = {f"{mount}/{channel.name}": channel for channel in CHANNELS for mount in ("", "/ws")}
 INVALID_KEY = {"error": "Invalid API key"}
 
 
@@ -91,9 +93,8 @@ class Streams:
 
     def __init__(self, deps: StreamDeps) -> None:
         self._deps = deps
-        self._hub = PriceHub(deps.db, deps.hotline)
-        self._ticks = PriceHub(deps.db, deps.hotline, channel=TICKS)  # read from the first client on
-        self._reading_ticks = False
+        self._hubs: dict[str, ChannelHub] = {}  # prices from the start, others from the first client on
+        self._hub = self._add_hub(PRICES)
         self._tasks: list[asyncio.Task[None]] = []
         self._sockets: dict[Socket, bytes | None] = {}  # with the key each was let in by
         self._closing = False
@@ -135,16 +136,16 @@ class Streams:
             accepted=self._accepted,
             refused=self._refused,
             slow=self._slow,
-            unreadable_events=self._hub.unreadable,
+            unreadable_events=sum(hub.unreadable for hub in self._hubs.values()),
         )
 
-    async def _read(self, hub: PriceHub) -> None:
+    async def _read(self, hub: ChannelHub) -> None:
         while True:
             try:
                 await hub.run()
             except Exception:
                 # A bug must not silence every stream for good: it is logged with its stack, and reading starts anew.
-                log.exception("%s stream: the reader failed", hub.channel)
+                log.exception("%s stream: the reader failed", hub.channel.name)
                 await asyncio.sleep(1)
 
     async def _check_keys(self) -> None:
@@ -226,35 +227,40 @@ class Streams:
             return 1013, reason, {"error": f"{reason}; try again later", "code": "TOO_MANY_STREAMS"}
         return None
 
-    async def authorise(self, socket: Socket, key: bytes) -> bool:
-        """Whether ``key`` is good; if so its revocation will end ``socket``."""
+    async def authorise(self, socket: Socket, key: bytes) -> Level | None:
+        """The level of ``key`` if it is good (its revocation will end ``socket``); None if not."""
         await self._keys_known.wait()
-        if self._deps.keyring.authenticate(key) is None:
-            return False
+        principal = self._deps.keyring.authenticate(key)
+        if principal is None:
+            return None
         self._sockets[socket] = key
-        return True
+        return Level(principal.level)
 
     @property
-    def hub(self) -> PriceHub:
+    def hub(self) -> ChannelHub:
         """The state that the clients of ``prices`` see."""
         return self._hub
 
-    def hub_of(self, channel: str) -> PriceHub:
+    def hub_of(self, channel: Channel[Any]) -> ChannelHub:
         """The state that the clients of a channel see."""
-        if channel == CHANNEL:
-            return self._hub
-        if not self._reading_ticks and self._tasks:
-            self._reading_ticks = True
-            self._tasks.append(asyncio.create_task(self._read(self._ticks)))
-        return self._ticks
+        hub = self._hubs.get(channel.name)
+        if hub is None:
+            hub = self._add_hub(channel)
+            if not self._closing:
+                self._tasks.append(asyncio.create_task(self._read(hub)))
+        return hub
+
+    def _add_hub(self, channel: Channel[Any]) -> ChannelHub:
+        return self._hubs.setdefault(channel.name, ChannelHub(self._deps.db, self._deps.hotline, channel))
 
 
 class Socket:
     """From the handshake to the close frame: authorisation, reading, errors in a row."""
 
-    def __init__(self, streams: Streams, deps: StreamDeps, receive: Receive, send: Send, hub: PriceHub) -> None:
+    def __init__(self, streams: Streams, deps: StreamDeps, receive: Receive, send: Send, hub: ChannelHub) -> None:
         self._streams = streams
         self._limits = deps.limits
+        self._choices = hub.channel.choices
         self._receive = receive
         self._connection = Connection(hub, deps.registry, deps.clock, send, deps.settings.origin, deps.limits.client)
         self._errors = 0
@@ -286,10 +292,9 @@ class Socket:
     async def _read(self, header_key: bytes | None) -> None:
         authorised = False
         if header_key is not None:
-            if not await self._streams.authorise(self, header_key):
-                self.close(4401, "invalid API key", INVALID_KEY)
+            authorised = await self._authorised(header_key)
+            if not authorised:
                 return
-            authorised = True
         try:
             async with asyncio.timeout(self._limits.first_message_s):
                 while (text := await self._next()) is not None and not await self._first(text, authorised):
@@ -310,6 +315,15 @@ class Socket:
             await self._follow(text)
             await asyncio.sleep(0)  # messages that are here already would be followed before any answer is written
 
+    async def _authorised(self, key: bytes) -> bool:
+        """Whether the key lets the client in; else it is on its way out."""
+        level = await self._streams.authorise(self, key)
+        if level is None:
+            self.close(4401, "invalid API key", INVALID_KEY)
+            return False
+        self._connection.admit(level)
+        return True
+
     async def _next(self) -> str | bytes | None:
         """The next message; None once the peer is gone or is being sent away."""
         message = await self._receive()
@@ -323,8 +337,7 @@ class Socket:
         command = self._parsed(text)
         if command is None:
             return self._connection.closing_code is not None
-        if not authorised and not await self._streams.authorise(self, (command.api_key or "").encode()):
-            self.close(4401, "invalid API key", INVALID_KEY)
+        if not authorised and not await self._authorised((command.api_key or "").encode()):
             return True
         await self._obey(command)
         return True
@@ -336,7 +349,7 @@ class Socket:
 
     def _parsed(self, text: str | bytes) -> Command | None:
         try:
-            return parse_message(text)
+            return parse_message(text, self._choices)
         except BadMessage as error:
             self._complain(error)
             return None

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import orjson
 
-from ray_app.collection.price_events import ALL_FIELDS, FIELDS
+from ray_app.collection.price_events import ALL_FIELDS
 from ray_app.errors import UnknownSymbol
 
 #: the most a client may say at once
@@ -33,16 +33,17 @@ class Command:
 
     action: str
     symbols: tuple[str, ...] | None = None
-    fields: tuple[str, ...] | None = None
+    channels: tuple[str, ...] | None = None
     repairs: bool | None = None
     after_seq: int | None = None
     api_key: str | None = None
     tag: str | int | None = None
 
 
-def parse_message(message: str | bytes) -> Command:
+def parse_message(message: str | bytes, choices: Sequence[str] = ALL_FIELDS) -> Command:
     """The command in a client's message; BadMessage says what is wrong with it.
 
+    ``choices``: what ``channels`` may name.
     ``{"symbols": [...], "api_key": "..."}`` (the earlier system's form) means subscribe.
     """
     size = len(message) if isinstance(message, bytes) else len(message.encode())
@@ -60,7 +61,7 @@ def parse_message(message: str | bytes) -> Command:
     command = Command(
         action=action,
         symbols=_symbols(said.get("symbols")),
-        fields=_fields(said.get("channels")),
+        channels=_channels(said.get("channels"), choices),
         repairs=_boolean("repairs", said.get("repairs")),
         after_seq=_after_seq(said.get("after_seq")),
         api_key=_api_key(said.get("api_key")),
@@ -90,15 +91,14 @@ def _symbols(value: Any) -> tuple[str, ...] | None:
     return ("*",) if "*" in symbols else symbols
 
 
-def _fields(value: Any) -> tuple[str, ...] | None:
+def _channels(value: Any, choices: Sequence[str]) -> tuple[str, ...] | None:
     if value is None:
         return None
-    names = f'"channels" is a list of {", ".join(ALL_FIELDS)}; leave it out for all'
-    if not isinstance(value, list) or not value or any(name not in FIELDS for name in value if isinstance(name, str)):
-        raise BadMessage("VALIDATION_ERROR", names)
-    if not all(isinstance(name, str) for name in value):
-        raise BadMessage("VALIDATION_ERROR", names)
-    return tuple(name for name in ALL_FIELDS if name in value)
+    if not isinstance(value, list) or not value or any(name not in choices for name in value):
+        raise BadMessage(
+            "VALIDATION_ERROR", f'"channels" is a list of {", ".join(choices)}; leave it out for all of them'
+        )
+    return tuple(name for name in choices if name in value)
 
 
 def _boolean(name: str, value: Any) -> bool | None:
@@ -190,7 +190,6 @@ class Subscription:
     """
 
     def __init__(self) -> None:
-        self.fields: tuple[str, ...] = ALL_FIELDS
         self.repairs = False
         self._everything_after: int | None = None
         self._after: dict[int, int] = {}
@@ -220,27 +219,36 @@ class Subscription:
         """Tickers taken out of "*", sorted."""
         return sorted(self._names[asset] for asset in self._excluded)
 
-    def wants(self, asset_id: int) -> bool:
-        """Whether the asset's events are to be sent."""
+    def wants(self, assets: Sequence[int]) -> bool:
+        """Whether an event about these assets is to be sent: about one it wants, or with "*" about none at all."""
+        for asset_id in assets:
+            if self._wants(asset_id):
+                return True
+        return self.everything and not assets
+
+    def _wants(self, asset_id: int) -> bool:
         return asset_id in self._after or (self.everything and asset_id not in self._excluded)
 
-    def covered_after(self, asset_id: int) -> int:
-        """See the class; only for an asset it wants."""
-        named = self._after.get(asset_id)
-        if named is not None:
-            return named
-        if self._everything_after is None or asset_id in self._excluded:
-            raise KeyError(f"asset {asset_id} is not subscribed")
-        return self._everything_after
+    def had(self, assets: Sequence[int], seq: int) -> bool:
+        """Whether event ``seq`` about these assets was covered: of an asset wanted by then, or with "*" of none."""
+        if not assets:
+            return self._everything_after is not None and self._everything_after < seq
+        return any(self._wants(asset) and self._covered_after(asset) < seq for asset in assets)
+
+    def _covered_after(self, asset_id: int) -> int:
+        """See the class; of an asset it wants."""
+        after = self._after.get(asset_id, self._everything_after)
+        assert after is not None  # noqa: S101 - it is wanted by name or with "*"
+        return after
 
     def add(self, assets: dict[int, str], seq: int) -> None:
         """Subscribe by name, covered after ``seq``; what is covered already stays so."""
         for asset_id, name in assets.items():
             self._names[asset_id] = name
-            if not self.wants(asset_id):
+            if not self._wants(asset_id):
                 self._after[asset_id] = seq
             elif asset_id not in self._after:
-                self._after[asset_id] = self.covered_after(asset_id)
+                self._after[asset_id] = self._covered_after(asset_id)
         self._excluded -= set(assets)
 
     def add_everything(self, seq: int) -> None:

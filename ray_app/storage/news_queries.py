@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import Connection, Select, Table, and_, func, literal, or_, select
+from sqlalchemy import Connection, FromClause, Select, Table, and_, func, literal, or_, select
 
 from ray_app.storage.tables import crypto_news, stock_news, text_mentions
 
@@ -42,12 +42,7 @@ def articles_query(
     """
     table = MARKETS[market]
     a, n = table.alias("a"), table.alias("n")
-    same_story = select(literal(1)).where(
-        n.c.story_id == a.c.story_id,
-        n.c.deleted_at.is_(None),
-        n.c.known_at > a.c.known_at - REPRINT_MS,
-        or_(n.c.known_at < a.c.known_at, and_(n.c.known_at == a.c.known_at, n.c.content_id < a.c.content_id)),
-    )
+    same_story = _told_before(a, n)
     query = select(a).where(a.c.known_at >= since, a.c.deleted_at.is_(None))
     if before is not None:
         query = query.where(
@@ -65,6 +60,16 @@ def articles_query(
             or_(func.lower(a.c.title).like(pattern, escape="|"), func.lower(a.c.summary).like(pattern, escape="|"))
         )
     return query.where(~same_story.correlate(a).exists()).order_by(a.c.known_at.desc(), a.c.content_id.desc())
+
+
+def _told_before(a: FromClause, n: FromClause) -> Select[Any]:
+    """Whether ``n`` has an article that told the story of the one in ``a`` before it."""
+    return select(literal(1)).where(
+        n.c.story_id == a.c.story_id,
+        n.c.deleted_at.is_(None),
+        n.c.known_at > a.c.known_at - REPRINT_MS,
+        or_(n.c.known_at < a.c.known_at, and_(n.c.known_at == a.c.known_at, n.c.content_id < a.c.content_id)),
+    )
 
 
 def _escaped(word: str) -> str:
@@ -121,6 +126,32 @@ def _chains(told: Sequence[Any], ids: set[str]) -> dict[str, tuple[int, list[str
         for chain in chains
         if chain[0].content_id in ids
     }
+
+
+def retold(conn: Connection, market: str, content_ids: Sequence[str]) -> set[str]:
+    """Those of the articles that are reprints."""
+    a, n = MARKETS[market].alias("a"), MARKETS[market].alias("n")
+    found: set[str] = set()
+    for some in _parts(content_ids):
+        query = select(a.c.content_id).where(a.c.content_id.in_(some), _told_before(a, n).correlate(a).exists())
+        found.update(conn.scalars(query))
+    return found
+
+
+def rows_of(conn: Connection, market: str, content_ids: Sequence[str]) -> list[Record]:
+    """The articles of these ids that are there and not deleted."""
+    columns = MARKETS[market].c
+    found: list[Record] = []
+    for some in _parts(content_ids):
+        query = select(MARKETS[market]).where(columns.content_id.in_(some), columns.deleted_at.is_(None))
+        found += [dict(row) for row in conn.execute(query).mappings()]
+    return found
+
+
+def known(conn: Connection, market: str, content_ids: Sequence[str]) -> set[str]:
+    """Those of the ids that have a row, deleted or not."""
+    column = MARKETS[market].c.content_id
+    return {id_ for some in _parts(content_ids) for id_ in conn.scalars(select(column).where(column.in_(some)))}
 
 
 def mentions_query(content_ids: Sequence[str]) -> Select[Any]:

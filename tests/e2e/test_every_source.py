@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import websockets
 from sqlalchemy import func, select
 
 from ray_app.clock import MINUTE_MS
@@ -82,6 +86,20 @@ def test_every_table_has_rows(node: Node, lived: int):
     with Database(f"sqlite:///{node.state_dir / 'node.db'}").read() as conn:
         counts = {name: conn.scalar(select(func.count()).select_from(table)) for name, table in VALUE_TABLES.items()}
     assert all(counts.values()), counts
+
+
+async def test_news_is_streamed(node: Node, lived: int):
+    headers = {"X-API-Key": node.key("readonly")}
+    url = f"ws://127.0.0.1:{node.port}/ws/news"
+    async with websockets.connect(url, additional_headers=headers, proxy=None) as socket, asyncio.timeout(60):
+        await socket.send(json.dumps({"action": "resume", "after_seq": 0, "symbols": ["*"]}))
+        assert json.loads(await socket.recv())["origin"] == "sandbox"
+        heard = json.loads(await socket.recv())
+    assert (heard["type"], heard["seq"]) == ("news", 1)
+    words = " ".join(re.findall(r"\w+", heard["title"])[:6])
+    found = {one["id"]: one for one in node.get("/api/v1/news/search", q=words, days=2).json()["data"]}
+    same = ("title", "url", "known_at", "mentions")
+    assert {name: heard[name] for name in same} == {name: found[heard["id"]][name] for name in same}
 
 
 def test_no_answer_was_unreadable_and_no_value_doubtful_without_a_name(node: Node, lived: int):

@@ -69,7 +69,7 @@ async def test_prices_hear_of_no_tick_and_ticks_are_not_read_before_somebody_wan
     await world.move(1)
     async with serving(world.deps()) as server, server.subscribed("BTC") as (client, snapshot):
         assert snapshot["prices"][0]["source"] == "coingecko.markets"
-        assert not server.streams._reading_ticks
+        assert set(server.streams._hubs) == {"prices"}
         await tick(world, 1)
         [seq] = await world.move(1)
         assert (await client.hear_of("price_update"))["seq"] == seq

@@ -49,6 +49,17 @@ def test_a_story_is_told_once_by_who_was_first(db: Database) -> None:
     assert told[rows[0]["content_id"]] == (0, ["coindesk"])
 
 
+def test_of_what_is_just_stored_the_known_the_reprints_and_the_rows(db: Database) -> None:
+    first, again = article("Bitcoin rises", T0, "coindesk"), article("Bitcoin Rises!", T0 + HOUR, "decrypt")
+    gone = article("Ether falls", T0, "decrypt", deleted_at=T0 + HOUR, summary=None)
+    put(db, first, again, gone)
+    ids = [one["content_id"] for one in (first, again, gone)]
+    with db.read() as conn:
+        assert news_queries.known(conn, "crypto", [*ids, "0" * 64]) == set(ids)
+        assert news_queries.retold(conn, "crypto", ids) == {again["content_id"]}
+        assert {row["content_id"] for row in news_queries.rows_of(conn, "crypto", ids)} == set(ids[:2])
+
+
 def test_a_deleted_article_is_gone_and_stands_for_none(sqlite_db: Database) -> None:
     put(
         sqlite_db,

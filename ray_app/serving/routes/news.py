@@ -10,9 +10,11 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from sqlalchemy import Connection
 
 from ray_app.clock import DAY_MS, iso
+from ray_app.collection.news_events import TEASER, teaser
 from ray_app.serving.deps import GatewayDeps
 from ray_app.serving.keys import Level
 from ray_app.serving.licensing import attributions, level_of, shown, withheld
+from ray_app.serving.news_stream import TEXTS
 from ray_app.serving.problems import Problem
 from ray_app.serving.routes.answers import (
     CursorParam,
@@ -39,8 +41,8 @@ DEFAULT_DAYS = 7
 #: where each article is looked at (by symbol, or by words), no further back than this
 MAX_DAYS = 31
 MAX_WORDS = 8
-#: how much of an article's text is shown; readonly keys may be in anybody's hands and get a teaser
-TEASER, SUMMARY = 300, 2_000
+#: how much of an article's text is shown; readonly keys may be in anybody's hands and get a teaser, as the stream does
+SUMMARY = 2_000
 #: articles that a search reads, at most: those that hold the words somewhere, if only within others
 MOST_READ = 5_000
 
@@ -218,13 +220,10 @@ def _show(deps: GatewayDeps, longest: int) -> Callable[[Row], Row]:
 
     def show(row: Row) -> Row:
         mentioned = [(registry.by_id(one["asset_id"]), one["term"]) for one in row["mentioned"]]
-        summary = row["summary"]
-        if summary is not None and len(summary) > longest:
-            summary = summary[: longest - 1].rstrip() + "…"
         return {
             "id": row["content_id"],
             "title": row["title"],
-            "summary": summary,
+            "summary": teaser(row["summary"], longest),
             **{name: row[name] for name in ("url", "author", "category", "language", "feed", "feeds", "reprints")},
             "mentions": [
                 {"symbol": asset.symbol, "coin_id": asset.coin_id, "term": term}
@@ -244,9 +243,8 @@ def _respond(request: Request, deps: GatewayDeps, rows: Sequence[Row], more: Row
     show = _show(deps, SUMMARY if level >= Level.trading else TEASER)
     reasons = [withheld(level, row["source"]) for row in rows]
     as_of = max(row["known_at"] for row in rows)
-    texts = ("title", "summary", "author")
     content = {
-        "data": [shown(show(row), texts, reason) for row, reason in zip(rows, reasons, strict=True)],
+        "data": [shown(show(row), TEXTS, reason) for row, reason in zip(rows, reasons, strict=True)],
         "count": len(rows),
         **more,
         "attribution": attributions((row["source"], None) for row in rows),
