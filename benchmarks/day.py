@@ -5,8 +5,9 @@
 Starts ``crypto-data up --upstream sandbox`` on a data directory that does not exist yet, lets it live through the hours
 of node time, stops the clock's growth of what is owed by a few minutes of grace, and prints what
 ``/api/v1/stats/collectors`` says of each collector: expected, received, settled (empty at the venue, or beyond repair)
-and missing slots of the last 24 hours; the highest PSS of the whole node; and what ``crypto-data verify`` says of all
-that was stored. The bars: nothing missing, never 3.5 GiB.
+and missing slots of the last 24 hours; what the gap ledger holds for beyond repair; the highest PSS of the whole node;
+and what ``crypto-data verify`` says of all that was stored. The bars: nothing missing, nothing beyond repair, never 3.5
+GiB.
 """
 
 from __future__ import annotations
@@ -28,11 +29,16 @@ from footprint import MEMORY_BAR, Watcher, free_ports, node, wait_ready
 GRACE_S = 60.0
 
 
-def collectors(url: str, key: str) -> list[dict[str, Any]]:
+def asked(url: str, key: str, path: str, **params: Any) -> list[dict[str, Any]]:
+    """``data`` of the answer."""
     headers = {"Authorization": f"Bearer {key}"}
-    answer = httpx.get(f"{url}/api/v1/stats/collectors", headers=headers, timeout=60, trust_env=False)
+    answer = httpx.get(url + path, headers=headers, params=params, timeout=60, trust_env=False)
     found: list[dict[str, Any]] = answer.raise_for_status().json()["data"]
     return found
+
+
+def collectors(url: str, key: str) -> list[dict[str, Any]]:
+    return asked(url, key, "/api/v1/stats/collectors")
 
 
 def missing(rows: list[dict[str, Any]]) -> int:
@@ -56,6 +62,7 @@ def run(hours: float, scale: float) -> dict[str, Any]:
             while missing(rows) and time.monotonic() < until:
                 time.sleep(5.5)  # the report is kept for five seconds
                 rows = collectors(url, key)
+            lost = asked(url, key, "/api/v1/stats/gaps", state="unrepairable", limit=250)
             watcher.stop()
         proof = subprocess.run(
             [sys.executable, "-c", "from ray_app.cli import main; main()", "verify"],
@@ -68,6 +75,7 @@ def run(hours: float, scale: float) -> dict[str, Any]:
     return {
         "ready_s": ready_s,
         "collectors": rows,
+        "beyond_repair": lost,
         "peak_bytes": peak.total,
         "processes": len(peak.pss),
         "verify": proof.returncode,
@@ -85,10 +93,13 @@ def report(result: dict[str, Any]) -> list[str]:
     gib = f"{result['peak_bytes'] / 1024**3:.2f}"
     held = "holds" if result["peak_bytes"] < MEMORY_BAR else "DOES NOT HOLD"
     complete = "holds" if not missing(result["collectors"]) else "DOES NOT HOLD"
+    lost = result["beyond_repair"]
     return [
         *lines,
         "",
         f"nothing missing      {complete}",
+        f"nothing beyond repair {'holds' if not lost else f'DOES NOT HOLD: {len(lost)} ranges'}",
+        *(f"  {one['dataset']} {one['symbol']} {one['start']}..{one['end']}: {one['reason']}" for one in lost[:40]),
         f"memory at the peak   {gib} GiB in {result['processes']} processes {held} (bar: {MEMORY_BAR / 1024**3:g})",
         f"verify               {'nothing differs' if result['verify'] == 0 else 'DIFFERENCES'}",
         *(f"  {line}" for line in result["verify_said"]),
