@@ -14,6 +14,7 @@ Points younger than that are not read: what they will be is not known. Attributi
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Final
 from urllib.parse import quote
@@ -175,9 +176,9 @@ class Total(History):
         """The whole history."""
         return Request(self.name, self.paths[0])
 
+    @abstractmethod
     def value(self, item: Mapping[str, Any]) -> object:
         """The point's number, as the body states it."""
-        raise NotImplementedError
 
     def parse(self, exchange: Exchange) -> Parsed:
         """macro_indicators rows in ``usd``; a revision is another ``vintage``."""
