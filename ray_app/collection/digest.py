@@ -33,8 +33,10 @@ from ray_app.storage.tables import (
     price_data_real,
     social_posts,
     stock_news,
+    text_editions,
     text_mentions,
 )
+from ray_app.storage.texts import edition_of
 
 #: tables whose rows are written as parsed; ``crypto_assets`` rows go through the registry's reconciliation
 VALUE_TABLES: dict[str, Table] = {
@@ -45,7 +47,7 @@ VALUE_TABLES: dict[str, Table] = {
     )
 }
 #: tables whose rows follow from an answer and from what the node knows: its registry, its note on the request
-DERIVED_TABLES: dict[str, Table] = {table.name: table for table in (text_mentions, collection_polls)}
+DERIVED_TABLES: dict[str, Table] = {table.name: table for table in (text_mentions, text_editions, collection_polls)}
 
 #: tables of texts, and the column of each that follows the title
 _TEXTS = {crypto_news.name: "summary", stock_news.name: "summary", social_posts.name: "text"}
@@ -122,6 +124,8 @@ def digest(
         rows[collection_polls.name] = polls
     if mentions := [row | provenance for row in _mentions(rows, registry)]:
         rows[text_mentions.name] = mentions
+    if editions := [row | provenance for row in _editions(rows)]:
+        rows[text_editions.name] = editions
     return Digest("ok", None, parsed, rows, _quality(source, exchange, at, parsed, unknown), None, tuple(unknown))
 
 
@@ -148,22 +152,40 @@ def _resolved(
     return found, unknown
 
 
-def _mentions(rows: dict[str, list[dict[str, Any]]], registry: AssetRegistry) -> Iterable[dict[str, Any]]:
-    """Which assets the texts name, as the registry knows them at this answer."""
+def _said(rows: dict[str, list[dict[str, Any]]]) -> Iterable[tuple[str, dict[str, Any], str, str]]:
+    """Every text that says anything: its table, its row, its title and what follows it."""
     for kind, body in _TEXTS.items():
         for row in rows.get(kind, ()):
-            if row["title"] is None and row[body] is None:
-                continue
-            published = row["published_at"] if row["published_at"] is not None else row["known_at"]
-            for asset_id, term in matcher_of(registry).find(row["title"] or "", row[body] or ""):
-                yield {
-                    "content_id": row["content_id"],
-                    "asset_id": asset_id,
-                    "kind": kind,
-                    "term": term[:100],
-                    "published_at": published,
-                    "event_version": row["event_version"],
-                }
+            if row["title"] is not None or row[body] is not None:
+                yield kind, row, row["title"] or "", row[body] or ""
+
+
+def _mentions(rows: dict[str, list[dict[str, Any]]], registry: AssetRegistry) -> Iterable[dict[str, Any]]:
+    """Which assets the texts name, as the registry knows them at this answer."""
+    for kind, row, title, text in _said(rows):
+        published = row["published_at"] if row["published_at"] is not None else row["known_at"]
+        for asset_id, term in matcher_of(registry).find(title, text):
+            yield {
+                "content_id": row["content_id"],
+                "asset_id": asset_id,
+                "kind": kind,
+                "term": term[:100],
+                "published_at": published,
+                "known_at": row["known_at"],
+                "event_version": row["event_version"],
+            }
+
+
+def _editions(rows: dict[str, list[dict[str, Any]]]) -> Iterable[dict[str, Any]]:
+    """What each text says in this answer, by its hash."""
+    for kind, row, title, text in _said(rows):
+        yield {
+            "content_id": row["content_id"],
+            "edition": edition_of(title, text),
+            "kind": kind,
+            "known_at": row["known_at"],
+            "event_version": row["event_version"],
+        }
 
 
 def _asset_id(registry: AssetRegistry, identity: str, value: str) -> int | None:

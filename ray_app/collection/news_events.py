@@ -86,5 +86,6 @@ def _body(
         ],
         "published_at": row["published_at"],
         "known_at": row["known_at"],
+        "text_known_at": row["known_at"],  # the first edition: later ones make no event
         "source": row["source"],
     }

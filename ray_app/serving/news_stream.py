@@ -58,6 +58,7 @@ class NewsEvent:
                 "mentions": [{name: one[name] for name in ("symbol", "coin_id", "term")} for one in mentions],
                 "published_at": iso(said["published_at"]) if said["published_at"] is not None else None,
                 "known_at": iso(said["known_at"]),
+                "text_known_at": iso(said["text_known_at"]),
                 "source": str(said["source"]),
             }
             return cls(seq, tuple(int(one["asset_id"]) for one in mentions), str(said["market"]), article)

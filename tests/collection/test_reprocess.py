@@ -29,6 +29,7 @@ faults:
   - {source: coingecko, from: "+19m", to: "+24m", kind: rate_limit, retry_after: 30}
   - {source: coinbase, endpoint: candles, from: "+4m", to: "+30m", kind: status, status: 503, every: 7}
   - {source: coinbase, endpoint: candles, from: "+4m", to: "+30m", kind: revise, every: 5}
+  - {source: coinbase, endpoint: candles, from: "+4m", to: "+30m", kind: html, every: 11}
 """
 
 

@@ -8,6 +8,7 @@ from email.utils import format_datetime
 from xml.sax.saxutils import escape
 
 import pytest
+from sqlalchemy import select
 
 from ray_app.assets import AssetRegistry
 from ray_app.clock import DAY_MS, HOUR_MS, MINUTE_MS, from_ms
@@ -20,8 +21,10 @@ from ray_app.serving import news_stream
 from ray_app.settings import Settings
 from ray_app.sources import ENDPOINTS
 from ray_app.sources.base import Exchange
-from ray_app.storage import outbox, registry
+from ray_app.storage import news_queries, outbox, registry
 from ray_app.storage.engine import Database
+from ray_app.storage.tables import text_mentions
+from ray_app.storage.texts import edition_of, editions_known_at
 from tests.serving.stream_world import KEY, World, serving
 
 pytestmark = pytest.mark.integration
@@ -144,6 +147,22 @@ async def test_the_same_article_again_and_the_history_of_a_first_poll_are_no_new
     assert await world.tell("1: Bitcoin first, edited", at=NOW + HOUR_MS) == []
     assert await world.tell("2: Bitcoin long ago", age_ms=DAY_MS + MINUTE_MS) == []
     assert await world.tell("3: Bitcoin lately", age_ms=DAY_MS - MINUTE_MS) == [2]
+
+
+@pytest.mark.parametrize("late_first", [False, True], ids=["in order", "the later answer first"])
+async def test_what_a_revised_article_says_and_names_is_known_from_its_own_first_fetch(world: News, late_first) -> None:
+    editions = [("1: Bitcoin steady", NOW), ("1: Bitcoin crashes as Ethereum holds", NOW + HOUR_MS)]
+    for title, at in reversed(editions) if late_first else editions:
+        await world.tell(title, at=at)
+    await world.tell(editions[1][0], at=NOW + 2 * HOUR_MS)
+    with world.db.read() as conn:
+        (article,) = news_queries.articles(conn, "crypto", since=0, limit=10)
+        shown = article["content_id"], edition_of(article["title"], article["summary"])
+        named = dict(conn.execute(select(text_mentions.c.term, text_mentions.c.known_at)).tuples().all())
+        assert article["title"] == editions[1][0]
+        assert article["known_at"] == NOW
+        assert editions_known_at(conn, [shown]) == {shown: NOW + HOUR_MS}
+        assert named == {"Bitcoin": NOW, "Ethereum": NOW + HOUR_MS}
 
 
 async def test_who_tells_a_story_after_another_is_a_reprint(world: News) -> None:

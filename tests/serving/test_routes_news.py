@@ -34,6 +34,7 @@ async def test_the_latest_of_crypto(world):
         "mentions": [{"symbol": "BTC", "coin_id": "bitcoin", "term": "Bitcoin"}],
         "published_at": iso(NOW - 25 * 60_000),
         "known_at": iso(NOW - 20 * 60_000),
+        "text_known_at": iso(NOW - 20 * 60_000),
         "source": "rss.feed",
     }
     assert (second["title"], second["published_at"], second["reprints"]) == ("Ethereum upgrade is scheduled", None, 0)

@@ -31,6 +31,7 @@ from ray_app.serving.routes.answers import (
 from ray_app.serving.routes.history import moment
 from ray_app.serving.routes.prices import ok
 from ray_app.storage import news_queries
+from ray_app.storage.texts import edition_of, editions_known_at
 
 router = APIRouter(prefix="/api/v1/news", tags=["news"], dependencies=[Depends(requires(Level.readonly))])
 
@@ -68,6 +69,7 @@ _EXAMPLE: Row = {
             "mentions": [{"symbol": "BTC", "coin_id": "bitcoin", "term": "Bitcoin"}],
             "published_at": "2026-11-24T07:40:00Z",
             "known_at": "2026-11-24T07:45:02Z",
+            "text_known_at": "2026-11-24T07:45:02Z",
             "source": "rss.feed",
         }
     ],
@@ -81,7 +83,8 @@ _EXAMPLE: Row = {
 }
 _SAID = (
     "Newest first by `known_at`, when this node first saw it. `feed` told it first of `feeds`; `reprints` did after "
-    "it, under the same title. `published_at` is what the feed says. `summary` is a teaser for readonly keys."
+    "it, under the same title. `published_at` is what the feed says. `text_known_at`: when this node first saw the text "
+    "as it is shown; later than `known_at` where the article was revised. `summary` is a teaser for readonly keys."
 )
 
 
@@ -208,10 +211,13 @@ def _told(conn: Connection, pages: dict[str, list[Row]]) -> list[Row]:
     for market, rows in pages.items():
         told = news_queries.reprints(conn, market, rows)
         named = news_queries.mentions(conn, [row["content_id"] for row in rows])
-        for row in rows:
+        editions = [(row["content_id"], edition_of(row["title"], row["summary"])) for row in rows]
+        known = editions_known_at(conn, editions)
+        for row, edition in zip(rows, editions, strict=True):
             reprints, feeds = told.get(row["content_id"], (0, [row["feed"]]))
             said = {"reprints": reprints, "feeds": feeds, "mentioned": named.get(row["content_id"], [])}
-            found.append(row | said)
+            # an edition nobody noted (a database from before editions) is known since it was last read
+            found.append(row | said | {"text_known_at": known.get(edition, row["fetched_at"])})
     return found
 
 
@@ -232,6 +238,7 @@ def _show(deps: GatewayDeps, longest: int) -> Callable[[Row], Row]:
             ],
             "published_at": iso(row["published_at"]) if row["published_at"] is not None else None,
             "known_at": iso(row["known_at"]),
+            "text_known_at": iso(row["text_known_at"]),
             "source": row["source"],
         }
 
