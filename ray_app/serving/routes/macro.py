@@ -148,7 +148,7 @@ def _stale_after(rows: list[Row]) -> int | None:
 
 
 def _show(row: Row) -> Row:
-    vintage = iso(row["vintage"])[:10] if MACRO.vintages((row["indicator_name"], row["source"])) else None
+    released = MACRO.released(row)
     return {
         "date": iso(row["indicator_date"])[:10],
         "value": row["value"],
@@ -157,7 +157,7 @@ def _show(row: Row) -> Row:
         "high": row["high_price"],
         "low": row["low_price"],
         "volume": row["volume"],
-        "vintage": vintage,
+        "vintage": iso(released)[:10] if released is not None else None,
         "known_at": iso(row["known_at"]),
     }
 
