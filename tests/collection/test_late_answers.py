@@ -121,6 +121,16 @@ STORIES = {
         [posts(START + HOUR), posts(START + 2 * HOUR, **REMOVED), posts(START + 3 * HOUR, title="Solana is up")],
         {"Solana"},
     ),
+    "marked for adults": ([posts(START + HOUR), posts(START + 2 * HOUR, "reddit.by_id", over_18=True)], set()),
+    "marked and unmarked": (
+        [
+            posts(START + HOUR),
+            posts(START + 2 * HOUR, "reddit.by_id", over_18=True),
+            posts(START + 3 * HOUR, over_18=True),
+            posts(START + 4 * HOUR),
+        ],
+        {"Bitcoin"},
+    ),
     "edited": ([posts(START + HOUR), posts(START + 2 * HOUR, title="Solana is up")], {"Solana"}),
     "read twice": ([posts(START + HOUR), posts(START + 2 * HOUR)], {"Bitcoin"}),
 }
