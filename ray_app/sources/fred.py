@@ -14,7 +14,8 @@ Formats: https://fred.stlouisfed.org/docs/api/fred/series_observations.html and 
 * At most 2,000 vintages a request: 5 years of a daily series, not all of it.
 
 ``known_at`` is ``min(fetched_at, midnight UTC of realtime_start + 30 h)``: the day is one in US Central time, and the
-30th hour after its midnight UTC is over in St. Louis, too, whether it is winter there or summer.
+30th hour after its midnight UTC is over in St. Louis, too, whether it is winter there or summer. A release that is
+corrected on its own day stays one row, under the first ``known_at``: FRED has no finer vintages than days.
 """
 
 from __future__ import annotations

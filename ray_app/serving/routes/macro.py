@@ -178,8 +178,9 @@ _HISTORY: Row = {
     "/{indicator}",
     summary="History of one macro indicator",
     responses=ok(
-        "Of one source, ascending by date. `vintage` (FRED): the day this value was published; with `as_of` the newest "
-        "vintage that was public then. A null value: the source says that there is none (a holiday).",
+        "Of one source, ascending by date. `vintage` (FRED): the day this value was published, null where nobody says; "
+        "with `as_of` the newest vintage that was public then. A null value: the source says that there is none (a "
+        "holiday).",
         _HISTORY,
     ),
 )
