@@ -12,7 +12,7 @@ from sqlalchemy import Table, select
 
 from ray_app.assets import AssetRegistry
 from ray_app.clock import from_ms
-from ray_app.collection import reprocess
+from ray_app.collection import reparse, reprocess
 from ray_app.collection.archive import Archive, ArchivedAt
 from ray_app.collection.digest import digest
 from ray_app.collection.store import Item, write_values
@@ -143,7 +143,10 @@ def test_what_is_noted_of_a_post_is_of_the_row_that_stands(db, registry, story):
     assert {row[3] for row in rows if len(row) == len(text_mentions.columns)} == terms
 
 
-def test_an_archive_that_holds_a_deletion_is_rebuilt_to_what_the_node_had(db, registry, tmp_path):
+@pytest.mark.integration
+def test_an_archive_that_holds_a_deletion_is_rebuilt_to_what_the_node_had(db, registry, tmp_path, monkeypatch):
+    monkeypatch.setattr(reparse, "WORTH", 2)  # few answers are worth other processes
+    monkeypatch.setattr(reparse, "BATCH_ANSWERS", 2)
     answers = [
         posts(START + HOUR),
         levels(START + 2 * HOUR, "6900.5"),
