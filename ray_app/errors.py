@@ -64,6 +64,14 @@ class UpstreamRejected(UpstreamError):
     """The upstream understood and refused (unknown id, bad key, not in the plan): trying again will not help."""
 
 
+class ClientRefused(UpstreamRejected):
+    """The upstream refuses the client id and secret; nothing is asked with them before ``until_ms`` (node time)."""
+
+    def __init__(self, endpoint: str, message: str, until_ms: int) -> None:
+        super().__init__(endpoint, message)
+        self.until_ms = until_ms
+
+
 class RegionBlocked(UpstreamRejected):
     """The upstream refuses requests from where this node is: nothing here will change that."""
 

@@ -10,6 +10,7 @@ EXAMPLES = [
     errors.ConfigError("DATA_DIR is a file"),
     errors.RateLimited("coingecko.markets", "slow down", 7.0),
     errors.MalformedPayload("coingecko.markets", "HTML"),
+    errors.ClientRefused("reddit.listing", "no token: HTTP 401", 19),
     errors.CircuitOpen("coinbase.candles", 17),
     errors.BudgetExhausted("coingecko.markets", "the month is spent", 18),
     errors.UnknownSymbol("BTX", ("BTC", "BTG")),

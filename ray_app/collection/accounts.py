@@ -107,6 +107,11 @@ def variable_of(account: Account) -> str:
     return names.get(account.key or "", (account.key or "").upper())
 
 
+def variable_of_account(name: str) -> str:
+    """As :func:`variable_of`, by the account's name; empty where nothing opens it."""
+    return next((variable_of(account) for account in ACCOUNTS if account.name == name), "")
+
+
 def disabled(account: Account, settings: Settings, base_url: str) -> str | None:
     """Why the account cannot be asked, as a sentence that says what to do; None: it can."""
     if account.key is not None and not account.optional:

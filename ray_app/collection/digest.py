@@ -171,7 +171,6 @@ def _mentions(rows: dict[str, list[dict[str, Any]]], registry: AssetRegistry) ->
                 "kind": kind,
                 "term": term[:100],
                 "published_at": published,
-                "known_at": row["known_at"],
                 "event_version": row["event_version"],
             }
 

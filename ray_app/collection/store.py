@@ -21,7 +21,7 @@ from ray_app.collection.news_events import NEWS_CHANNEL
 from ray_app.sources.base import Exchange
 from ray_app.storage import outbox, queries, records, texts
 from ray_app.storage.queries import TICKS
-from ray_app.storage.tables import ORDER_COLUMNS, price_data_real, social_posts
+from ray_app.storage.tables import ORDER_COLUMNS, price_data_real, social_posts, text_mentions
 from ray_app.storage.upsert import guarded_upsert, standing
 
 PRICE_CHANNEL = "prices"
@@ -100,7 +100,9 @@ def write_values(conn: Connection, items: Sequence[Item]) -> int:
         for start in range(0, len(rows), _CHUNK):
             changed += guarded_upsert(conn, table, rows[start : start + _CHUNK])
     posts = [row for item in items for row in item.found.rows.get(social_posts.name, ())]
-    texts.forget_mentions(conn, [row["content_id"] for row in posts if row["deleted_at"] is not None])
+    noted = [row for item in items for row in item.found.rows.get(text_mentions.name, ())]  # also where they come alone
+    ours = [*posts, *(row for row in noted if row["kind"] == social_posts.name)]
+    texts.forget_mentions(conn, [row["content_id"] for row in ours])
     records.add_quality_events(conn, [row for item in items for row in item.found.quality])
     records.add_dead_letters(conn, [item.found.dead for item in items if item.found.dead is not None])
     return changed

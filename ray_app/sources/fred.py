@@ -7,15 +7,15 @@ Formats: https://fred.stlouisfed.org/docs/api/fred/series_observations.html and 
 * ``date`` is the **start** of the period, days or months before anybody knew the value. When a value was released is
   the ``realtime_start`` of its row (its *vintage*), and only where the request asked for a real-time range.
 * Without a range (the default) both bounds are the day of the answer, in St. Louis. Such an answer does **not** say
-  when a value was released: its vintage is that day, the value counts as known only from then. Nothing is known too
-  early, and the same value gets a row for each day on which it was asked for.
+  when a value was released. Its rows are versioned as those of sources without vintages: ``vintage`` is the content
+  hash of the value, known from the fetch that first said it, so that a value changed later is not known before.
 * Real-time periods are cut to the range asked for: a value older than the range seems to begin with it. A request whose
   range begins with its first observation cannot meet that: nothing is released before its period.
 * At most 2,000 vintages a request: 5 years of a daily series, not all of it.
 
 ``known_at`` is ``min(fetched_at, midnight UTC of realtime_start + 30 h)``: the day is one in US Central time, and the
-30th hour after its midnight UTC is over in St. Louis, too, whether it is winter there or summer. A value that changes
-twice on one day in answers without a range is one row: FRED has no finer vintages.
+30th hour after its midnight UTC is over in St. Louis, too, whether it is winter there or summer. A release that is
+corrected on its own day stays one row, under the first ``known_at``: FRED has no finer vintages than days.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ from ray_app.sources.reading import (
     shown,
 )
 from ray_app.sources.refusals import read_answer, refusal_in
+from ray_app.sources.statements import version_of
 
 #: the unit of each series collected, and of those that recorded answers have; of others nothing is claimed. Base years
 #: are not part of it: they change between vintages (real GDP of 2022 was in dollars of 2012)
@@ -94,7 +95,7 @@ class Observations(Endpoint):
     name: ClassVar[str] = "fred.observations"
     account: ClassVar[str] = "fred"
     paths: ClassVar[tuple[str, ...]] = ("/series/observations",)
-    parser_version: ClassVar[int] = 2  # 2: XML after line breaks is read
+    parser_version: ClassVar[int] = 3  # 2: XML after line breaks is read; 3: plain answers are versioned by value
     query: ClassVar[frozenset[str]] = frozenset(
         {
             *("series_id", "file_type", "realtime_start", "realtime_end", "limit", "offset", "sort_order"),
@@ -119,6 +120,7 @@ class Observations(Endpoint):
         """macro_indicators rows, in the order of the answer; ``next`` where the answer is one page of several."""
         series = self._series(exchange.request)
         page = self._page(exchange)
+        dated = _says_when(page)
         found = Findings()
         rows: dict[tuple[int, int], Row] = {}
         contradicted: set[tuple[int, int]] = set()
@@ -128,7 +130,7 @@ class Observations(Endpoint):
             if when is None:
                 continue
             read += 1
-            row = _row(found, series, when, item, exchange.fetched_at)
+            row = _row(found, series, when, item, exchange.fetched_at, dated=dated)
             if row is not None and rows.setdefault(when, row) != row:
                 contradicted.add(when)
         readable(self.name, page.observations, read, "an observation with date and realtime_start")
@@ -207,12 +209,20 @@ def _when(found: Findings, series: str, where: str, item: object, fetched_at: in
     return (date, vintage) if date is not None and vintage is not None else None
 
 
-def _row(found: Findings, series: str, when: tuple[int, int], item: Mapping[str, Any], fetched_at: int) -> Row | None:
-    date, vintage = when
+def _says_when(page: _Page) -> bool:
+    """Whether ``realtime_start`` is the day of a release; where the range is one day, it is that of the answer."""
+    return page.head.get("realtime_start") != page.head.get("realtime_end")
+
+
+def _row(
+    found: Findings, series: str, when: tuple[int, int], item: Mapping[str, Any], fetched_at: int, *, dated: bool
+) -> Row | None:
+    date, day = when
     said = item.get("value")
     value = None if said == "." else number(found, series, "value", said, _VALUE, where=_day(date))
     if value is None and said is not None and said != ".":
         return None  # NULL would say that the source has none
+    vintage = day if dated else version_of(value)
     return Row(
         "macro_indicators",
         {"indicator_name": series, "source": Observations.name, "indicator_date": date, "vintage": vintage},
@@ -223,10 +233,10 @@ def _row(found: Findings, series: str, when: tuple[int, int], item: Mapping[str,
             "high_price": None,
             "low_price": None,
             "volume": None,
-            "known_at": min(fetched_at, vintage + RELEASED_WITHIN_MS),
+            "known_at": min(fetched_at, day + RELEASED_WITHIN_MS),
             "first_seen_at": fetched_at,
         },
-        vintage,
+        day,  # of what a release and a plain answer say, the later day counts
     )
 
 

@@ -11,7 +11,8 @@ Formats: https://www.reddit.com/dev/api and upstreams.md §5. What trips people 
 * Errors are ``{"message", "error": 429}``, a private or banned subreddit also has ``reason``; 5xx are HTML.
 
 **Deletions are honoured.** A post seen deleted or removed has ``deleted_at`` and no author, title, text or URL (the URL
-holds the title). Posts marked ``over_18`` yield no row; one that is deleted yields the row that withdraws it.
+holds the title). Posts marked ``over_18`` yield no row of a listing; one that is deleted yields the row that withdraws
+it. A second look asks for what is stored: a post that was marked since is withdrawn, as if it were deleted.
 """
 
 from __future__ import annotations
@@ -57,6 +58,8 @@ class _Posts(Endpoint):
     """What reading a listing is, whatever it was asked for."""
 
     account: ClassVar[str] = ACCOUNT
+    #: whether the posts asked for are stored, so that leaving one out would leave its old row as it is
+    of_stored: ClassVar[bool] = False
 
     def _read(self, exchange: Exchange) -> tuple[list[Any], object]:
         """The listing's children, and its ``after``."""
@@ -127,7 +130,9 @@ class _Posts(Endpoint):
             return None
         gone = removed is not None or any(_is_gone(data.get(field)) for field in ("author", "selftext", "title"))
         if adult and not gone:
-            return None
+            if not self.of_stored:
+                return None
+            gone = True
         values: dict[str, Any] = {
             "community": subreddit,
             "score": integer(found, name, "score", data.get("score"), SCORE),
@@ -193,6 +198,8 @@ class ById(_Posts):
     """Posts by their names: a second look at what is stored, whether it was deleted since."""
 
     name: ClassVar[str] = "reddit.by_id"
+    parser_version: ClassVar[int] = 2  # 2: a post marked over_18 since is withdrawn
+    of_stored: ClassVar[bool] = True
     paths: ClassVar[tuple[str, ...]] = ("/api/info", "/by_id/{names}")
     query: ClassVar[frozenset[str]] = frozenset({"id", "raw_json", "limit", "sr_detail", "sr_name"})
 

@@ -2,7 +2,11 @@
 
 A moment may have several versions (tables.py). Shown is the **current** one: the last in the order of writes. Asked
 ``as_of`` a time, only versions count that a consumer could know by then: the one first seen from its ``known_at``, any
-other from its ``first_seen_at``. FRED states when each of its vintages was public: there the newest vintage counts.
+other from its ``first_seen_at``. FRED states when each of its vintages was public: there the newest vintage counts;
+what it says without vintages is known from the fetch that first said it.
+
+A version's place in the order rises whenever it is seen again. What came after ``as_of`` must not raise it: a value
+that was corrected and later came back would hide its correction before it came back.
 
 As in queries.py: plain dicts, times in ms, half-open ranges, None where the upstream did not say.
 """
@@ -33,10 +37,15 @@ class Series:
     version: str = "version"
 
     def vintages(self, group: Group) -> bool:
-        """Whether the series' source says itself when each version was public."""
+        """Whether ``known_at`` says of every version when that one was public, and not of the first alone."""
         if self.table is not macro_indicators:
             return False
         return str(group[self.group.index("source")]).startswith("fred.")
+
+    def released(self, row: Record) -> int | None:
+        """The day on which the source says it released the version, ms; None: it does not say."""
+        dated = self.vintages(tuple(row[name] for name in self.group)) and row[self.version] == row["event_version"]
+        return int(row[self.version]) if dated else None
 
 
 MACRO = Series(macro_indicators, ("indicator_name", "source"), "indicator_date", "vintage")
@@ -117,8 +126,10 @@ def _statement(series: Series, vintages: bool, bounds: frozenset[str], newest: b
     shown, other = series.table.alias("o"), series.table.alias("n")
     moment = shown.c[series.moment]
     known = _known_at(series, shown, vintages)
-    rival = [_place(series, other, vintages) > _place(series, shown, vintages)]
-    if "as_of" in bounds:
+    point_in_time = "as_of" in bounds
+    higher, lower = (_place(series, one, vintages, point_in_time) for one in (other, shown))
+    rival = [higher > lower]
+    if point_in_time:
         rival.append(_known_at(series, other, vintages) <= bindparam("as_of"))
     others = [column for column in shown.c if column.name != "known_at"]
     query = select(*others, known.label("known_at")).where(
@@ -166,10 +177,14 @@ def _known_at(series: Series, one: Any, vintages: bool) -> Any:
     return case((was_not_first, one.c.first_seen_at), else_=one.c.known_at)
 
 
-def _place(series: Series, one: Any, vintages: bool) -> Any:
-    order = [one.c[name] for name in ("event_version", "fetched_at", "parser_version", "payload_hash")]
-    version = one.c[series.version]
-    return tuple_(version, *order) if vintages else tuple_(*order, version)
+def _place(series: Series, one: Any, vintages: bool, point_in_time: bool) -> Any:
+    """Where a version stands among those of its moment; of one seen again later only its first fetch counts."""
+    stated, seen, version = one.c.event_version, one.c.fetched_at, one.c[series.version]
+    if point_in_time:
+        seen = case((seen <= bindparam("as_of"), seen), else_=one.c.first_seen_at)
+        # a release states its day for good, a plain answer the day of its last repetition
+        stated = case((version == stated, stated), else_=seen) if vintages else stated
+    return tuple_(stated, seen, one.c.parser_version, one.c.payload_hash, version)
 
 
 def latest_query(series: Series, group: Group, limit: int = 1) -> Select[Any]:

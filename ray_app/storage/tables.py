@@ -338,14 +338,13 @@ text_mentions = Table(
     Column("kind", _code(16), nullable=False, comment="crypto_news, stock_news, social_posts"),
     Column("term", String(100), nullable=False, comment="the words that name the asset"),
     Column("published_at", BigInteger, nullable=False, comment="ms; of an undated text its first fetch"),
-    Column("known_at", BigInteger, nullable=False, comment="ms: first fetch of a text with this mention"),
     *_order_columns(),
     Index(None, "asset_id", "published_at"),
-    info={"earliest": ("published_at", "known_at")},
+    info={"earliest": ("published_at",)},
     **MYSQL,
 )
 
-#: a text keeps one row, as last read; when what it says now was first read stands here
+#: a text keeps one row, as last read; since when the node knows what it says, and whom it names, stands here
 text_editions = Table(
     "text_editions",
     metadata,

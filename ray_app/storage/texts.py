@@ -1,11 +1,11 @@
-"""Queries of texts: posts to look at again, editions, and what is forgotten of deleted ones."""
+"""Queries of texts: posts to look at again, editions, and what is forgotten of posts deleted or edited."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
 
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, delete, exists, or_, select
 
 from ray_app.storage.lookup import rows_of_keys
 from ray_app.storage.tables import social_posts, text_editions, text_mentions
@@ -41,7 +41,15 @@ def editions_known_at(conn: Connection, editions: Iterable[tuple[str, str]]) -> 
 
 
 def forget_mentions(conn: Connection, content_ids: Iterable[str]) -> None:
-    """Delete what is noted of texts that were deleted: its terms are words of theirs."""
+    """Delete what is noted of posts that were deleted, or said it only before an edit: its terms are words of theirs.
+
+    The stored posts decide, not those written last: so a deletion holds against an older answer that comes late, and
+    what is noted depends on the set of answers alone.
+    """
+    noted, post = text_mentions.c, social_posts.c
+    outlived = exists().where(
+        post.content_id == noted.content_id, or_(post.deleted_at.is_not(None), post.fetched_at > noted.fetched_at)
+    )
     ids = sorted(set(content_ids))
     for start in range(0, len(ids), _IN_LIST):
-        conn.execute(delete(text_mentions).where(text_mentions.c.content_id.in_(ids[start : start + _IN_LIST])))
+        conn.execute(delete(text_mentions).where(noted.content_id.in_(ids[start : start + _IN_LIST]), outlived))

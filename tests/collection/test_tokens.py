@@ -24,6 +24,7 @@ from ray_app.collection.transport import Attempt, Transport
 from ray_app.collection.upstreams import Upstream
 from ray_app.errors import (
     BudgetExhausted,
+    ClientRefused,
     MalformedPayload,
     RateLimited,
     UpstreamError,
@@ -219,11 +220,11 @@ async def test_tokens_refused_to_the_end_are_an_answer_and_no_endless_loop():
 @pytest.mark.parametrize(
     ("status", "body", "error", "words"),
     [
-        ("200 OK", b'{"error": "unsupported_grant_type"}', UpstreamRejected, "unsupported_grant_type; check client id"),
+        ("200 OK", b'{"error": "temporarily_unavailable"}', UpstreamRejected, "temporarily_unavailable; check client"),
         ("200 OK", b'{"error": "client-very-secret-0123 is wrong"}', UpstreamRejected, "an unnamed error"),
-        ("200 OK", b'{"message": "Unauthorized", "error": 401}', UpstreamRejected, "an unnamed error"),
-        ("401 Unauthorized", b'{"message": "Unauthorized", "error": 401}', UpstreamRejected, "HTTP 401; check client"),
+        ("200 OK", b'{"error": ["invalid_client"]}', UpstreamRejected, "an unnamed error"),
         ("302 Found", b"", UpstreamRejected, "HTTP 302"),
+        ("403 Forbidden", b"<html>", UpstreamRejected, "HTTP 403"),
         ("200 OK", b"<html>", MalformedPayload, "no JSON object"),
         ("200 OK", b"[" * 100_000, MalformedPayload, "no JSON object"),
         ("200 OK", b"{}", MalformedPayload, "access_token"),
@@ -242,11 +243,52 @@ async def test_no_token_says_why_of_the_endpoint_that_needed_it(status, body, er
         assert len(server.log) == 2
 
 
-async def test_a_wrong_secret_is_not_tried_again():
+@pytest.mark.parametrize(
+    ("status", "body", "said"),
+    [
+        ("401 Unauthorized", b'{"message": "Unauthorized", "error": 401}', "HTTP 401, error 401"),
+        ("401 Unauthorized", b"<html>client-very-secret-0123", "HTTP 401"),
+        ("400 Bad Request", b'{"error": "invalid_client"}', "HTTP 400, error invalid_client"),
+        ("200 OK", b'{"error": "unsupported_grant_type"}', "error unsupported_grant_type"),
+        ("200 OK", b'{"message": "Unauthorized", "error": 401}', "error 401"),
+    ],
+)
+async def test_a_refused_client_is_told_to_everybody_and_tried_once_an_hour(status, body, said):
+    async with bare(instead=[(status, body)] * 2) as (server, clock, token):
+        for wait_s, tried in ((0, 1), (60, 1), (3_539, 1), (1, 2), (3_599, 2)):
+            clock.advance(wait_s)
+            with pytest.raises(ClientRefused) as refused:
+                await token()
+            assert str(refused.value).startswith(
+                f"reddit.listing: no token: {said}; check client id and secret "
+                "(REDDIT_CLIENT_ID and REDDIT_CLIENT_SECRET), then start anew; tried again after 20"
+            )
+            assert refused.value.until_ms == NOW + tried * 3_600_000
+            assert len(server.log) == tried
+        clock.advance(1)
+        assert (await token()).value == "t1-secret"
+
+
+async def test_a_wrong_secret_costs_many_requests_one_exchange():
     async with scene(client=("id", "wrong")) as s:
-        with pytest.raises(UpstreamRejected, match="HTTP 401"):
-            await s.get()
+        assert {type(said) for said in await asyncio.gather(*(s.get() for _ in range(12)), return_exceptions=True)} == {
+            ClientRefused
+        }
         assert s.server.log == ["token"]
+        assert await s.spent() == 1
+
+
+async def test_a_client_refused_while_its_token_is_renewed_keeps_the_refused_answer():
+    async with scene() as s:
+        await s.get()
+        s.server.revoked.add("t1-secret")
+        s.server.instead.append(("401 Unauthorized", b"{}"))
+        with pytest.raises(ClientRefused) as refused:
+            await s.get()
+        assert refused.value.exchange.status == 401
+        with pytest.raises(ClientRefused):
+            await s.get()
+        assert s.server.log == ["token", "t1-secret", "t1-secret", "token"]
 
 
 async def test_trouble_at_the_token_s_host_is_worth_another_try():

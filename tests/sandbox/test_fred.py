@@ -50,7 +50,7 @@ def test_every_series_is_read_without_an_issue_and_only_what_was_released(world,
     assert len(parsed.rows) >= 18
     assert parsed.issues == ()
     assert parsed.next is None
-    assert all(row.key["indicator_date"] < row.key["vintage"] <= NOW for row in parsed.rows)
+    assert all(row.key["indicator_date"] < row.event_version <= NOW for row in parsed.rows)
     assert {row.values["unit"] for row in parsed.rows} & {"unknown"} == set()
 
 
@@ -97,9 +97,10 @@ def test_plain_request_has_the_latest_values_as_of_today_in_st_louis(world):
         latest[at] = value
     seen = rows(world, plain)
     assert {at: value for (at, _), value in seen.items()} == latest
-    assert {vintage for _, vintage in seen} == {NOW // DAY_MS * DAY_MS}
-    early = NOW // DAY_MS * DAY_MS + 2 * HOUR_MS  # still yesterday in St. Louis
-    assert {vintage for _, vintage in rows(world, plain, early)} == {NOW // DAY_MS * DAY_MS - DAY_MS}
+    midnight = NOW // DAY_MS * DAY_MS
+    # two hours later it is still yesterday in St. Louis
+    for now, today in ((NOW, midnight), (midnight + 2 * HOUR_MS, midnight - DAY_MS)):
+        assert {row.event_version for row in fred.parse(ask(world, plain, now)).rows} == {today}
 
 
 def test_vintages_are_cut_to_the_range_asked_for(world):

@@ -11,6 +11,7 @@ from ray_app.collection.archive import Archive, ArchivedAt
 from ray_app.collection.digest import asked as request_text
 from ray_app.serving.keys import Level
 from ray_app.sources.base import Exchange, Request
+from ray_app.sources.statements import version_of
 from ray_app.storage import tables
 from ray_app.storage.engine import Database
 from ray_app.storage.upsert import guarded_upsert
@@ -71,7 +72,9 @@ def add_sources(world: World) -> World:
         macro(day("2026-09-01"), 4.2, day("2026-11-06")),  # revised together with the next month
         macro(TODAY - 3 * DAY_MS, 20.5, 7, indicator_name="VIX", **yahoo, **_seen(TODAY - 2 * DAY_MS)),
         macro(TODAY - 2 * DAY_MS, 21.0, 8, indicator_name="VIX", **yahoo, **_seen(TODAY - DAY_MS)),
-        macro(TODAY - DAY_MS, 6_700.5, TODAY - HOUR_MS, indicator_name="SP500", unit="index"),
+        # asked without vintages: the value is its own version
+        macro(TODAY - DAY_MS, 6_700.5, TODAY - HOUR_MS, indicator_name="SP500", unit="index")
+        | {"vintage": version_of(6_700.5)},
     )
     put(
         world,

@@ -14,6 +14,7 @@ from ray_app.clock import DAY_MS, HOUR_MS, to_ms
 from ray_app.errors import MalformedPayload, RateLimited, UpstreamRejected, UpstreamUnavailable
 from ray_app.sources import ENDPOINTS, Exchange, Request, endpoint_for_url
 from ray_app.sources.addressing import request_of_url
+from ray_app.sources.statements import version_of
 from tests.sources.samples import FETCHED_AT, NOON, answer
 from tests.sources.samples_macro import FRED, observation
 from tests.sources.test_fuzz import check, read
@@ -68,14 +69,32 @@ def test_value_that_was_fetched_on_the_day_of_its_release_is_known_from_the_fetc
     assert row.values["known_at"] == FETCHED_AT < row.key["vintage"] + 30 * HOUR_MS
 
 
-def test_answer_without_a_range_of_vintages_is_known_only_from_its_own_day():
+def test_answer_without_a_range_of_vintages_is_known_from_its_fetch_and_versioned_by_value():
     plain = fred.request("SP500", MARCH, vintages=False)
     assert "realtime_start" not in plain.params
-    said = body(observation("2026-03-02", "6900.5", "2026-05-18", "2026-05-18"))
-    (row,) = fred.parse(answer("fred.observations", said, request=plain)).rows
-    assert row.key["vintage"] == NOON - 12 * HOUR_MS
-    assert row.values["known_at"] == FETCHED_AT
+
+    def said(value, day="2026-05-18"):
+        only = body(observation("2026-03-02", value, day, day), realtime_start=day, realtime_end=day)
+        (row,) = fred.parse(answer("fred.observations", only, request=plain)).rows
+        return row
+
+    row = said("6900.5")
+    assert row.values["known_at"] == row.values["first_seen_at"] == FETCHED_AT
     assert (row.key["indicator_name"], row.values["unit"]) == ("SP500", "index")
+    assert row.event_version == NOON - 12 * HOUR_MS
+    assert said("6900.5", "2026-05-17").key == row.key, "the same value is the same version, whatever the day"
+    assert len({said(value).key["vintage"] for value in ("6900.5", "6900.6", ".")}) == 3
+
+
+def test_values_that_contradict_each_other_are_left_out_without_vintages_too():
+    plain = fred.request("SP500", MARCH, vintages=False)
+    day = "2026-05-18"
+    seen = (
+        observation(date, value, day, day) for date, value in (("2026-05-14", "1"), ("2026-05-14", "2"), (day, "3"))
+    )
+    parsed = fred.parse(answer("fred.observations", body(*seen, realtime_start=day, realtime_end=day), request=plain))
+    assert [row.values["value"] for row in parsed.rows] == [3.0]
+    assert [issue.kind for issue in parsed.issues] == ["duplicate"]
 
 
 def test_request_asks_for_every_vintage_since_the_first_observation():
@@ -174,7 +193,8 @@ def test_answer_in_other_units_than_asked_for_is_refused():
 
 def test_xml_says_the_same_as_json():
     items = [dict(re.findall(rb'(\w+)="([^"]*)"', line)) for line in XML.splitlines() if b"<observation " in line]
-    same = body(*({k.decode(): v.decode() for k, v in item.items()} for item in items))
+    today = {"realtime_start": "2026-05-18", "realtime_end": "2026-05-18"}
+    same = body(*({k.decode(): v.decode() for k, v in item.items()} for item in items), **today)
     in_json = replace(XML_REQUEST, params={**XML_REQUEST.params, "file_type": "json"})
     got = fred.parse(answer("fred.observations", XML, request=XML_REQUEST))
     assert got.rows == fred.parse(answer("fred.observations", same, request=in_json)).rows
@@ -297,8 +317,9 @@ def test_recorded_answers_keep_every_observation(shared_data):
             (_ms(date), None if value == b"." else float(value)) for date, value in stated
         ]
         assert {row.values["unit"] for row in parsed.rows} == {"percent"}
-        assert all(row.key["vintage"] in {_ms(b"2022-03-21"), _ms(b"2022-03-23")} for row in parsed.rows)
-        assert all(row.values["known_at"] == row.key["vintage"] + 30 * HOUR_MS for row in parsed.rows)
+        assert all(row.event_version in {_ms(b"2022-03-21"), _ms(b"2022-03-23")} for row in parsed.rows)
+        assert all(row.values["known_at"] == row.event_version + 30 * HOUR_MS for row in parsed.rows)
+        assert all(row.key["vintage"] == version_of(row.values["value"]) for row in parsed.rows), "of one day each"
         assert (parsed.issues, parsed.next) == ((), None)
         seen.add(parsed.rows[0].key["indicator_name"])
     assert seen == {"DGS10", "DGS1MO", "DGS3MO", "DGS6MO", "DGS1", "DGS3"}

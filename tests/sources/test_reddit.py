@@ -184,10 +184,13 @@ def test_second_look_names_what_is_missing_and_withdraws_what_was_deleted():
             by_id.request(names)
 
 
-def test_adult_post_that_was_asked_for_is_not_missing():
+def test_stored_post_that_was_marked_adult_since_is_withdrawn_and_not_missing():
     parsed = read(post(over_18=True), post("t3_1abcdf"), name="reddit.by_id")
-    assert parsed.missing == ()
-    assert len(parsed.rows) == 1
+    assert (parsed.missing, parsed.issues) == ((), ())
+    marked, other = parsed.rows
+    assert marked.values["deleted_at"] == FETCHED_AT
+    assert [marked.values[name] for name in ("author", "title", "text", "url")] == [None] * 4
+    assert (other.values["deleted_at"], other.values["author"]) == (None, "satoshi_fan")
 
 
 @pytest.mark.parametrize(

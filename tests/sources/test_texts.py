@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ray_app.sources import ENDPOINTS
 from ray_app.sources.texts import canonical_url, code_word, content_id, depth_of, news_row, plain_text, story_id
+from tests.sources.samples import BODIES, FETCHED_AT, answer
+from tests.sources.samples_social import listing, post, search, tweet
 
 CANONICAL = {
     "https://www.example.com/a/b": "https://www.example.com/a/b",
@@ -159,3 +163,56 @@ def test_one_article_that_is_pinned_makes_no_feed_deep():
     assert depth_of([]) is None
     assert depth_of([30, 10, 20]) == 10
     assert depth_of([1, *range(100, 110)]) == 100
+
+
+_OLD = "2008-12-31T23:59:59Z", "1969-07-20T20:17:00Z", "0001-01-01T00:00:00+14:00"
+_OLD_RSS = "Wed, 31 Dec 2008 23:59:59 GMT", "Sun, 20 Jul 1969 20:17:00 GMT", "Mon, 01 Jan 0001 00:00:00 +1400"
+_ITEM = b"<item><title>t</title><link>https://e.com/%s</link><pubDate>%s</pubDate></item>"
+
+
+def _feed(date: str) -> bytes:
+    items = _ITEM % (b"old", date.encode()) + _ITEM % (b"new", b"Mon, 18 May 2026 11:00:00 GMT")
+    return b'<rss version="2.0"><channel><link>https://e.com</link>%s</channel></rss>' % items
+
+
+def _guardian(date: str) -> dict[str, Any]:
+    whole = BODIES["guardian.search"]["response"]
+    first, *rest = whole["results"]
+    return {"response": whole | {"results": [first | {"webPublicationDate": date}, *rest]}}
+
+
+def _cryptopanic(date: str) -> dict[str, Any]:
+    first, *rest = BODIES["cryptopanic.posts"]["results"]
+    return BODIES["cryptopanic.posts"] | {"results": [first | {"published_at": date}, *rest]}
+
+
+@pytest.mark.parametrize(
+    ("name", "body"),
+    [
+        *(("rss.feed", _feed(date)) for date in (*_OLD, *_OLD_RSS)),
+        *(("guardian.search", _guardian(date)) for date in _OLD),
+        *(("cryptopanic.posts", _cryptopanic(date)) for date in _OLD),
+    ],
+)
+def test_article_dated_before_the_first_coin_loses_its_date_alone(name, body):
+    parsed = ENDPOINTS[name].parse(answer(name, body))
+    assert [row.values["published_at"] is None for row in parsed.rows] == [True, False]
+    assert len(parsed.issues) == 1
+    assert all(row.values["known_at"] == FETCHED_AT for row in parsed.rows)
+
+
+@pytest.mark.parametrize("made", [1_230_767_999, 0, -1.0, -1e12, -1e300])
+@pytest.mark.parametrize("name", ["reddit.listing", "reddit.by_id"])
+def test_reddit_post_dated_before_the_first_coin_is_left_out_with_an_issue(name, made):
+    for others in ([post("t3_1abcdf")], []):
+        parsed = ENDPOINTS[name].parse(answer(name, listing(post(created_utc=made), *others)))
+        assert [row.key["content_id"] for row in parsed.rows] == ["reddit:t3_1abcdf"][: len(others)]
+        assert [issue.field for issue in parsed.issues] == ["created_utc"]
+
+
+@pytest.mark.parametrize("made", _OLD)
+def test_x_post_dated_before_the_first_coin_is_left_out_with_an_issue(made):
+    for others in ([tweet("2056339471364567041")], []):
+        parsed = ENDPOINTS["x.recent_search"].parse(answer("x.recent_search", search(tweet(created_at=made), *others)))
+        assert [row.key["content_id"] for row in parsed.rows] == ["x:2056339471364567041"][: len(others)]
+        assert [issue.field for issue in parsed.issues] == ["created_at"]

@@ -84,5 +84,4 @@ def article(title: str, known_at: int = T0, feed: str = "coindesk", **more: Any)
 def mention(of: Record, asset_id: int, term: str, kind: str = "crypto_news") -> Record:
     row = {"content_id": of["content_id"], "asset_id": asset_id, "kind": kind, "term": term}
     row["published_at"] = of["published_at"] or of["known_at"]
-    row["known_at"] = of["known_at"]
     return row | _order(of["event_version"], of["fetched_at"], asset_id)

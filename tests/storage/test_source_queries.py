@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import text
 
+from ray_app.sources.statements import version_of
 from ray_app.storage import migrate, source_queries
 from ray_app.storage.engine import Database
 from ray_app.storage.source_queries import DERIVATIVES, FEAR_GREED, MACRO, ONCHAIN, Series
@@ -50,14 +51,51 @@ def test_of_vintages_the_newest_that_was_public_counts(db: Database) -> None:
         macro(may, 4.1, june),
         macro(may, 4.2, july),
         macro(june, 4.4, july),
-        # fetched long before: its place in the order of writes is no matter between vintages
-        macro(may, 9.9, may + DAY, fetched_at=july + 99 * DAY, event_version=july + 99 * DAY),
+        # fetched long after: when it was written is no matter between vintages
+        macro(may, 9.9, may + DAY, fetched_at=july + 99 * DAY),
     )
     group = ("UNRATE", "fred.observations")
     assert shown(db, MACRO, group) == [(may, 4.2, july + 6 * HOUR), (june, 4.4, july + 6 * HOUR)]
     assert shown(db, MACRO, group, as_of=july + 6 * HOUR - 1) == [(may, 4.1, june + 6 * HOUR)]
     assert shown(db, MACRO, group, as_of=june) == [(may, 9.9, may + DAY + 6 * HOUR)]
     assert shown(db, MACRO, group, as_of=may) == []
+
+
+@pytest.mark.parametrize("series", [MACRO, ONCHAIN, DERIVATIVES])
+def test_a_correction_is_shown_until_what_it_corrected_comes_back(db: Database, series: Series) -> None:
+    made = {MACRO: plain, ONCHAIN: onchain, DERIVATIVES: derivative}[series]
+    answers = [made(T0, value, T0 + hours * HOUR) for value, hours in ((1.0, 2), (2.0, 5), (2.0, 7), (1.0, 30))]
+    random.Random(3).shuffle(answers)
+    for answer in answers:  # each in a transaction of its own, in any order
+        put(db, series, answer)
+    group = tuple(answers[0][name] for name in series.group)
+    began = T0 + (2 if series is MACRO else 1) * HOUR  # FRED alone has no lag after which a value counts as public
+    for hours, expected in (
+        (2, (1.0, began)),
+        (5, (2.0, T0 + 5 * HOUR)),
+        (29, (2.0, T0 + 5 * HOUR)),
+        (30, (1.0, began)),
+    ):
+        assert shown(db, series, group, as_of=T0 + hours * HOUR) == [(T0, *expected)], hours
+    assert shown(db, series, group) == [(T0, 1.0, began)]
+    assert shown(db, series, group, as_of=began - 1) == []
+
+
+def plain(date: int, value: float, fetched_at: int) -> dict:
+    """A row of FRED's without vintages, of the day of its answer."""
+    row = macro(date, value, fetched_at - fetched_at % DAY, known_at=fetched_at, first_seen_at=fetched_at)
+    return row | {"vintage": version_of(value), "fetched_at": fetched_at}
+
+
+def test_of_a_release_and_a_plain_answer_the_later_day_counts(db: Database) -> None:
+    may = T0 - T0 % DAY
+    put(db, MACRO, plain(may, 1.0, may + 3 * DAY + HOUR), macro(may, 2.0, may + 2 * DAY))
+    group = ("UNRATE", "fred.observations")
+    assert [value for _, value, _ in shown(db, MACRO, group)] == [1.0]
+    put(db, MACRO, macro(may, 3.0, may + 4 * DAY))
+    assert [value for _, value, _ in shown(db, MACRO, group)] == [3.0]
+    assert [value for _, value, _ in shown(db, MACRO, group, as_of=may + 4 * DAY)] == [1.0]
+    assert [value for _, value, _ in shown(db, MACRO, group, as_of=may + 3 * DAY)] == [2.0]
 
 
 def test_a_source_without_vintages_is_ordered_as_written(sqlite_db: Database) -> None:
@@ -76,6 +114,7 @@ def test_the_version_shown_is_the_one_worked_out_by_hand(db: Database) -> None:
         at, value, seen = T0 + rng.randrange(12) * HOUR, float(rng.randrange(4)), T0 + rng.randrange(60) * HOUR
         row = onchain(at, value, seen, event_version=rng.randrange(3))
         row["known_at"] = min(row["known_at"], seen)
+        row["fetched_at"] += rng.randrange(2) * rng.randrange(30) * HOUR  # seen again
         rows.setdefault((at, row["version"]), row)
     put(db, ONCHAIN, *rows.values())
     for as_of in (None, *(T0 + hours * HOUR for hours in (0, 3, 7, 20, 40, 60))):
@@ -90,9 +129,14 @@ def by_hand(rows: list[dict], as_of: int | None) -> list[tuple]:
         known = [(row["known_at"] if row["first_seen_at"] == first else row["first_seen_at"], row) for row in versions]
         known = [pair for pair in known if as_of is None or pair[0] <= as_of]
         if known:
-            when, best = max(known, key=lambda pair: (*(pair[1][c] for c in ORDER_COLUMNS), pair[1]["version"]))
+            when, best = max(known, key=lambda pair: place(pair[1], as_of))
             found.append((at, best["value"], when))
     return found
+
+
+def place(row: dict, as_of: int | None) -> tuple:
+    seen = row["fetched_at"] if as_of is None or row["fetched_at"] <= as_of else row["first_seen_at"]
+    return (*((row | {"fetched_at": seen})[name] for name in ORDER_COLUMNS), row["version"])
 
 
 def test_series_come_in_key_order_and_pages_join(db: Database) -> None:

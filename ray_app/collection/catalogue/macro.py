@@ -37,7 +37,7 @@ _REVISED: Final = (
     *("CPIAUCSL", "UNRATE", "FEDFUNDS", "INDPRO", "RSAFS", "UMCSENT", "GDPC1", "ICSA", "HOUST", "M2SL", "DTWEXBGS"),
 )
 #: FRED answers "The series does not exist in ALFRED but may exist in FRED": they are asked without vintages, and each
-#: value counts as known only from the day of the answer (observed of SP500, August 2026)
+#: value counts as known only from the first answer that said it (observed of SP500, August 2026)
 WITHOUT_VINTAGES: Final = frozenset({"SP500"})
 
 

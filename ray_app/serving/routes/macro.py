@@ -148,7 +148,7 @@ def _stale_after(rows: list[Row]) -> int | None:
 
 
 def _show(row: Row) -> Row:
-    vintage = iso(row["vintage"])[:10] if MACRO.vintages((row["indicator_name"], row["source"])) else None
+    released = MACRO.released(row)
     return {
         "date": iso(row["indicator_date"])[:10],
         "value": row["value"],
@@ -157,7 +157,7 @@ def _show(row: Row) -> Row:
         "high": row["high_price"],
         "low": row["low_price"],
         "volume": row["volume"],
-        "vintage": vintage,
+        "vintage": iso(released)[:10] if released is not None else None,
         "known_at": iso(row["known_at"]),
     }
 
@@ -178,8 +178,9 @@ _HISTORY: Row = {
     "/{indicator}",
     summary="History of one macro indicator",
     responses=ok(
-        "Of one source, ascending by date. `vintage` (FRED): the day this value was published; with `as_of` the newest "
-        "vintage that was public then. A null value: the source says that there is none (a holiday).",
+        "Of one source, ascending by date. `vintage` (FRED): the day this value was published, null where nobody says; "
+        "with `as_of` the newest vintage that was public then. A null value: the source says that there is none (a "
+        "holiday).",
         _HISTORY,
     ),
 )

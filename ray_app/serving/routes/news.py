@@ -83,8 +83,8 @@ _EXAMPLE: Row = {
 }
 _SAID = (
     "Newest first by `known_at`, when this node first saw it. `feed` told it first of `feeds`; `reprints` did after "
-    "it, under the same title. `published_at` is what the feed says. `text_known_at`: when this node first saw the text "
-    "as it is shown; later than `known_at` where the article was revised. `summary` is a teaser for readonly keys."
+    "it, under the same title. `published_at` is what the feed says. `text_known_at`: when this node first saw the "
+    "text as it is shown; later than `known_at` where the article was revised. `summary` is a teaser for readonly keys."
 )
 
 
