@@ -208,6 +208,21 @@ def test_repairs_and_history_get_the_rest_evenly_and_all_of_it_in_the_end():
     assert free(Priority.REPAIR, 24.5) == free(Priority.BACKFILL, 30.5) == 1.0
 
 
+def test_a_repair_leaves_the_credits_of_slots_that_have_begun_and_may_not_be_asked_for_yet():
+    """Coins are due 40 minutes after midnight; the last spare credit taken at 00:00:18 was theirs."""
+    decision = decide(works(), KEYLESS, 0, at("2026-12-01T00:00:00"))
+
+    def kept_of_begun(time: str) -> int:
+        now = at(f"2026-12-25T{time}")
+        return reserve(decision, Priority.REPAIR, now) - decision.need(now, next_month(now))
+
+    moments = ("00:00:18", "00:01:30", "00:45:30", "01:02:00")
+    assert [kept_of_begun(time) for time in moments] == [4, 2, 2, 0]
+    assert reserve(decision, Priority.REST, at("2026-12-25T00:00:18")) == decision.need(
+        at("2026-12-25T00:00:18"), at("2027-01-01T00:00:00"), before=Priority.REST
+    )
+
+
 def test_in_a_month_nobody_has_decided_on_yet_the_last_decision_counts_anew():
     decision = decide(works(), KEYLESS, 9_000, at("2026-11-29T00:00:00"))
     assert reserve(decision, Priority.REPAIR, at("2026-12-01T00:00:00")) >= 9_951
