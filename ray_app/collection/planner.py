@@ -137,13 +137,18 @@ def reconsider(
     """The decision from now on; ``before`` itself where it stands.
 
     It is made anew with each month, and when plan or wanted work change. Otherwise a day later at the earliest, and
-    only if the credits no longer last, or at a start (``starting``): what was thinned is not thickened in between.
+    only if the credits no longer last, or at a start (``starting``): what was thinned is not thickened in between, and
+    what lasts is not thinned at a start.
     """
     if before is None or _question(before) != _question(_asked(works, limits, spent, now, spread=spread)):
         return decide(works, limits, spent, now, before, spread=spread)
-    if now - before.decided_at < STANDS_MS or not (starting or short(before, spent, now)):
+    lasts = not short(before, spent, now)
+    if now - before.decided_at < STANDS_MS or (lasts and not starting):
         return before
     fresh = decide(works, limits, spent, now, before, spread=spread)
+    end = next_month(now)
+    if lasts and fresh.need(now, end) < before.need(now, end):
+        return before  # it counts the open slots as if none had been asked for: no reason yet to do less
     return fresh if (fresh.intervals, fresh.fits) != (before.intervals, before.fits) else before
 
 

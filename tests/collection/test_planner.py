@@ -159,6 +159,15 @@ def test_a_ledger_that_runs_ahead_thins_once_a_day_and_never_thickens_before_a_s
     assert reconsider(second, works(), KEYLESS, as_planned, again, starting=True).thinned() == []
 
 
+def test_a_start_thins_nothing_that_lasts():
+    """Repairs have had all that was to spare; what is left is what the slots to come need."""
+    begins, now = at("2026-12-01T00:00:00"), at("2026-12-26T10:07:00")
+    first = reconsider(None, works(), KEYLESS, 0, begins)
+    spent = KEYLESS.monthly - first.need(now, next_month(now))
+    assert reconsider(first, works(), KEYLESS, spent, now, starting=True) is first
+    assert reconsider(first, works(), KEYLESS, spent + 1, now, starting=True).thinned() != []
+
+
 @settings(max_examples=4, deadline=None)
 @given(st.lists(st.integers(0, 400), min_size=31, max_size=31), st.sampled_from([1_200, 3_000, 7_000, 10_000]))
 def test_however_the_spending_goes_a_month_sees_at_most_one_change_a_day(bursts, monthly):
