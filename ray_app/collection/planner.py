@@ -34,6 +34,7 @@ class Work:
     """Requests of ``credits`` altogether, every ``intervals[0]`` seconds; where that is too much, rarer.
 
     ``slotted``: by a schedule that the gap ledger follows; a change of it begins where intervals of both meet.
+    ``late_s``: so long after a slot has begun its request may still be on its way.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Work:
     credits: int
     intervals: tuple[int, ...]
     slotted: bool = False
+    late_s: int = 0
 
 
 def stretched(wanted_s: int, longest_s: int) -> tuple[int, ...]:
@@ -70,10 +72,16 @@ class Decision:
         """Seconds between two runs of a work; None: there is no such work."""
         return next((i for work, i in zip(self.works, self.intervals, strict=True) if work.name == name), None)
 
-    def need(self, since: int, until: int, *, before: Priority = Priority.REPAIR) -> int:
-        """Credits that the work of a higher rank than ``before`` asks for in slots that begin in ``[since, until)``."""
-        chosen = zip(self.works, self.intervals, strict=True)
-        return sum(work.credits * _slots(since, until, every) for work, every in chosen if work.priority < before)
+    def need(self, since: int, until: int, *, before: Priority = Priority.REPAIR, late: bool = False) -> int:
+        """Credits that the work of a higher rank than ``before`` asks for in slots that begin in ``[since, until)``.
+
+        ``late``: and in those before ``since`` that may not have been asked for yet.
+        """
+        return sum(
+            work.credits * _slots(since - work.late_s * 1_000 * late, until, every)
+            for work, every in zip(self.works, self.intervals, strict=True)
+            if work.priority < before
+        )
 
     def thinned(self) -> list[str]:
         """What is done less often than wanted, in words."""
@@ -129,13 +137,18 @@ def reconsider(
     """The decision from now on; ``before`` itself where it stands.
 
     It is made anew with each month, and when plan or wanted work change. Otherwise a day later at the earliest, and
-    only if the credits no longer last, or at a start (``starting``): what was thinned is not thickened in between.
+    only if the credits no longer last, or at a start (``starting``): what was thinned is not thickened in between, and
+    what lasts is not thinned at a start.
     """
     if before is None or _question(before) != _question(_asked(works, limits, spent, now, spread=spread)):
         return decide(works, limits, spent, now, before, spread=spread)
-    if now - before.decided_at < STANDS_MS or not (starting or short(before, spent, now)):
+    lasts = not short(before, spent, now)
+    if now - before.decided_at < STANDS_MS or (lasts and not starting):
         return before
     fresh = decide(works, limits, spent, now, before, spread=spread)
+    end = next_month(now)
+    if lasts and fresh.need(now, end) < before.need(now, end):
+        return before  # it counts the open slots as if none had been asked for: no reason yet to do less
     return fresh if (fresh.intervals, fresh.fits) != (before.intervals, before.fits) else before
 
 
@@ -226,7 +239,8 @@ def reserve(decision: Decision, priority: Priority, now: int) -> int:
     if decision.limit is None:
         return 0
     end = next_month(now)
-    kept = decision.need(now, end, before=priority)
+    # what goes by its own slot has its own credit; a repair has none, and must leave those of slots just begun
+    kept = decision.need(now, end, before=priority, late=priority in _AHEAD_MS)
     if priority in _AHEAD_MS:
         since, spent = decision.decided_at, decision.spent
         if decision.month != month_of(now):  # nobody has decided yet in this month

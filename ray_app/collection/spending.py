@@ -28,6 +28,9 @@ _LISTS = "the list of coins"
 _HOUR_S, _DAY_S = 3_600, 86_400
 #: node hours between two looks at the whole market: every two hours would take 76 credits too many in 31 days
 _GLOBAL_S = (3 * _HOUR_S, 6 * _HOUR_S, 12 * _HOUR_S, _DAY_S, 7 * _DAY_S)
+#: seconds after a slot's beginning by which it has been asked for: its grace and jitter (datasets.py, registry.py), and
+#: a while for the asking
+_PRICES_LATE_S, _LISTS_LATE_S, _GLOBAL_LATE_S = 60, _HOUR_S, 180
 _PER_REQUEST = 250
 
 
@@ -51,11 +54,12 @@ def wanted(assets: int, settings: Settings) -> list[Work]:
     top_s, rest_s = wanted_price_intervals(settings)
     top = assets if top_s == rest_s else min(assets, settings.price_fast_ranks)
     top_calls, rest_calls = -(-top // _PER_REQUEST), -(-(assets - top) // _PER_REQUEST)
-    works = [Work(TOP, Priority.TOP, top_calls, stretched(top_s, _HOUR_S), slotted=True)]
+    works = [Work(TOP, Priority.TOP, top_calls, stretched(top_s, _HOUR_S), slotted=True, late_s=_PRICES_LATE_S)]
     if rest_calls:
-        works.append(Work(REST, Priority.REST, rest_calls, stretched(rest_s, _DAY_S), slotted=True))
-    works.append(Work(_LISTS, Priority.REGISTRY, 1, (_DAY_S,)))
-    works.append(Work(GLOBAL, Priority.REGISTRY, 1, _GLOBAL_S))
+        rest = stretched(rest_s, _DAY_S)
+        works.append(Work(REST, Priority.REST, rest_calls, rest, slotted=True, late_s=_PRICES_LATE_S))
+    works.append(Work(_LISTS, Priority.REGISTRY, 1, (_DAY_S,), late_s=_LISTS_LATE_S))
+    works.append(Work(GLOBAL, Priority.REGISTRY, 1, _GLOBAL_S, late_s=_GLOBAL_LATE_S))
     return works
 
 

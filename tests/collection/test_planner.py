@@ -159,6 +159,15 @@ def test_a_ledger_that_runs_ahead_thins_once_a_day_and_never_thickens_before_a_s
     assert reconsider(second, works(), KEYLESS, as_planned, again, starting=True).thinned() == []
 
 
+def test_a_start_thins_nothing_that_lasts():
+    """Repairs have had all that was to spare; what is left is what the slots to come need."""
+    begins, now = at("2026-12-01T00:00:00"), at("2026-12-26T10:07:00")
+    first = reconsider(None, works(), KEYLESS, 0, begins)
+    spent = KEYLESS.monthly - first.need(now, next_month(now))
+    assert reconsider(first, works(), KEYLESS, spent, now, starting=True) is first
+    assert reconsider(first, works(), KEYLESS, spent + 1, now, starting=True).thinned() != []
+
+
 @settings(max_examples=4, deadline=None)
 @given(st.lists(st.integers(0, 400), min_size=31, max_size=31), st.sampled_from([1_200, 3_000, 7_000, 10_000]))
 def test_however_the_spending_goes_a_month_sees_at_most_one_change_a_day(bursts, monthly):
@@ -206,6 +215,21 @@ def test_repairs_and_history_get_the_rest_evenly_and_all_of_it_in_the_end():
     assert free(Priority.BACKFILL, 0) == pytest.approx(1 / 31, abs=0.01)
     assert free(Priority.BACKFILL, 15) == pytest.approx(16 / 31, abs=0.01)
     assert free(Priority.REPAIR, 24.5) == free(Priority.BACKFILL, 30.5) == 1.0
+
+
+def test_a_repair_leaves_the_credits_of_slots_that_have_begun_and_may_not_be_asked_for_yet():
+    """Coins are due 40 minutes after midnight; the last spare credit taken at 00:00:18 was theirs."""
+    decision = decide(works(), KEYLESS, 0, at("2026-12-01T00:00:00"))
+
+    def kept_of_begun(time: str) -> int:
+        now = at(f"2026-12-25T{time}")
+        return reserve(decision, Priority.REPAIR, now) - decision.need(now, next_month(now))
+
+    moments = ("00:00:18", "00:01:30", "00:45:30", "01:02:00")
+    assert [kept_of_begun(time) for time in moments] == [4, 2, 2, 0]
+    assert reserve(decision, Priority.REST, at("2026-12-25T00:00:18")) == decision.need(
+        at("2026-12-25T00:00:18"), at("2027-01-01T00:00:00"), before=Priority.REST
+    )
 
 
 def test_in_a_month_nobody_has_decided_on_yet_the_last_decision_counts_anew():
