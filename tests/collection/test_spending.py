@@ -141,7 +141,7 @@ async def test_a_month_that_turns_while_it_is_decided_is_not_begun_with_the_old_
     turn = next_month(START)
 
     async def stalls(acting):
-        place.clock.go_to(turn - 1)
+        place.clock.go_to(turn - 10 * MINUTE)
         seen = acting.runtime.budgets.spent
 
         def slowly(account):
