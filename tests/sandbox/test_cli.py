@@ -275,7 +275,7 @@ def test_a_client_that_leaves_does_not_disturb_the_server(tmp_path: Path) -> Non
                 connection.sendall(
                     f"GET {COINGECKO}/coins/markets?vs_currency=usd HTTP/1.1\r\nHost: x\r\n\r\n".encode()
                 )
-        assert httpx.get(f"{url}{COINGECKO}/ping").status_code == 200
+        assert httpx.get(f"{url}{COINGECKO}/ping", timeout=60).status_code == 200
         os.kill(process.pid, signal.SIGTERM)
-        _, errors = process.communicate(timeout=10)
+        _, errors = process.communicate(timeout=60)
         assert errors == ""

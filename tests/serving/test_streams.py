@@ -6,6 +6,7 @@ import asyncio
 import json
 import random
 import socket as sockets
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -17,7 +18,7 @@ from ray_app.serving.stream_connection import Limits
 from ray_app.settings import Settings
 from ray_app.storage import outbox
 from ray_app.storage.engine import Database
-from tests.serving.stream_world import KEY, PATIENCE_S, SLOT, START, Client, World, serving, until
+from tests.serving.stream_world import KEY, PATIENCE_S, QUIET, SLOT, START, Client, World, serving, until
 from tests.serving.test_feed import prune_before
 
 pytestmark = pytest.mark.integration
@@ -610,7 +611,7 @@ async def test_a_slow_consumer_is_told_and_closed_1013_and_can_resume(world: Wor
     small = sockets.socket()
     small.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, 4096)
     async with (
-        serving(world.deps(client=Limits(queue_bytes=50_000))) as server,
+        serving(world.deps(client=replace(QUIET, queue_bytes=50_000))) as server,
         server.subscribed("ETH") as (good, _),
     ):
         port = int(server.url.split(":")[2].split("/")[0])
@@ -646,7 +647,7 @@ async def test_a_slow_consumer_is_told_and_closed_1013_and_can_resume(world: Wor
 
 async def test_a_slow_consumer_that_never_reads_again_does_not_stay(world: World) -> None:
     async with (
-        serving(world.deps(client=Limits(queue_bytes=50_000, farewell_s=0.2))) as server,
+        serving(world.deps(client=replace(QUIET, queue_bytes=50_000, farewell_s=0.2))) as server,
         websockets.connect(server.url, proxy=None, max_queue=1, compression=None) as socket,
     ):
         await socket.send(json.dumps({"symbols": ["BTC"], "api_key": KEY}))
@@ -662,7 +663,7 @@ async def test_a_slow_consumer_that_never_reads_again_does_not_stay(world: World
 async def test_a_long_resume_does_not_make_a_reading_client_slow(world: World) -> None:
     """The past is longer than the queue: it is sent as fast as the client takes it."""
     seqs = await world.move(*[1] * 3_000)
-    async with serving(world.deps(client=Limits(queue_bytes=50_000))) as server, server.connect() as client:
+    async with serving(world.deps(client=replace(QUIET, queue_bytes=50_000))) as server, server.connect() as client:
         await client.say({"action": "resume", "after_seq": 0, "symbols": ["BTC"], "api_key": KEY})
         await client.hear_of("subscribed")
         assert [m["seq"] for m in await client.hear_until(seqs[-1])] == seqs
@@ -671,7 +672,7 @@ async def test_a_long_resume_does_not_make_a_reading_client_slow(world: World) -
 
 
 async def test_a_client_that_asks_much_at_once_and_reads_the_answers_is_not_slow(world: World) -> None:
-    async with serving(world.deps(client=Limits(queue_bytes=10_000))) as server, server.connect() as client:
+    async with serving(world.deps(client=replace(QUIET, queue_bytes=10_000))) as server, server.connect() as client:
         await client.say({"symbols": ["*"], "api_key": KEY})
         asked = [client.say({"action": "subscribe", "symbols": ["*"], "id": number}) for number in range(200)]
         await asyncio.gather(*asked)
@@ -724,7 +725,7 @@ async def test_a_database_that_is_down_is_said_and_waited_for(world: World, monk
         return original(conn)
 
     monkeypatch.setattr(queries, "current_prices", flaky)
-    async with serving(world.deps(client=Limits(ready_s=0.05))) as server, server.connect() as client:
+    async with serving(world.deps(client=replace(QUIET, ready_s=0.05))) as server, server.connect() as client:
         await client.say({"symbols": ["BTC"], "api_key": KEY})
         said = await client.hear()
         assert said["code"] == "SERVICE_UNAVAILABLE"
