@@ -26,6 +26,7 @@ from ray_app.sources.derivatives import (
     FUNDING_LAG_MS,
     SERIES_LAG_MS,
     Book,
+    Codes,
     Contract,
     asked,
     coins_context,
@@ -38,7 +39,10 @@ from ray_app.sources.derivatives import (
 from ray_app.sources.reading import absent, expect_list, expect_object, members, readable, requested, shown
 
 VENUE: Final = "binance"
-_SLOW_DOWN: Final = frozenset({-1_003, -1_015})
+_CODES: Final = Codes(
+    slow_down=frozenset({-1_003, -1_015}),
+    transient=frozenset({-1_000, -1_001, -1_006, -1_007, -1_008, -1_016}),
+)
 _BOUNDS: Final = ("startTime", "endTime")
 #: what series keep; a little less, for the minutes a request waits
 KEPT_MS: Final = 30 * DAY_MS - HOUR_MS
@@ -47,7 +51,7 @@ KEPT_MS: Final = 30 * DAY_MS - HOUR_MS
 def _items(exchange: Exchange, what: str) -> list[Any]:
     """The items of an answer about one symbol: an array; MalformedPayload where one is about another symbol."""
     name = exchange.request.endpoint
-    items = expect_list(name, read_venue(exchange, _SLOW_DOWN), what)
+    items = expect_list(name, read_venue(exchange, _CODES), what)
     for item in items:
         if isinstance(item, dict):
             asked(name, exchange.request, "symbol", item, "symbol")
@@ -69,7 +73,7 @@ class PremiumIndex(Endpoint):
 
     def parse(self, exchange: Exchange) -> Parsed:
         """mark_price, index_price, predicted_funding_rate of the known perpetual contracts, as of ``time``."""
-        body = read_venue(exchange, _SLOW_DOWN)
+        body = read_venue(exchange, _CODES)
         if isinstance(body, dict):
             if "symbol" not in body or "markPrice" not in body:
                 raise MalformedPayload(self.name, f"expected a contract with symbol and markPrice, got {members(body)}")
@@ -114,7 +118,7 @@ class OpenInterest(Endpoint):
 
     def parse(self, exchange: Exchange) -> Parsed:
         """open_interest (coins) as of ``time``."""
-        item = expect_object(self.name, read_venue(exchange, _SLOW_DOWN), "openInterest, symbol, time")
+        item = expect_object(self.name, read_venue(exchange, _CODES), "openInterest, symbol, time")
         if not isinstance(item.get("symbol"), str) or "openInterest" not in item:
             raise MalformedPayload(self.name, f"expected openInterest, symbol and time, got {members(item)}")
         asked(self.name, exchange.request, "symbol", item, "symbol")

@@ -24,6 +24,7 @@ from ray_app.sources.derivatives import (
     COINS,
     FUNDING_LAG_MS,
     Book,
+    Codes,
     Contract,
     earlier,
     in_range,
@@ -42,7 +43,10 @@ from ray_app.sources.reading import (
 )
 
 VENUE: Final = "deribit"
-_SLOW_DOWN: Final = frozenset({10_028, 10_047})
+_CODES: Final = Codes(
+    slow_down=frozenset({10_028, 10_047, 10_066}),
+    transient=frozenset({10_040, 10_041, 11_051, 11_094, 13_028, 13_503, 13_888}),
+)
 _BOUNDS: Final = ("start_timestamp", "end_timestamp")
 #: lengths of DVOL's candles by what a request calls them
 RESOLUTIONS: Final = {"1": 1_000, "60": MINUTE_MS, "3600": HOUR_MS, "43200": 12 * HOUR_MS, "1D": DAY_MS}
@@ -52,7 +56,7 @@ _LEVEL: Final = Bounds("a volatility in percent", 1.0, 1e3)
 
 
 def _result(exchange: Exchange) -> Any:
-    body = expect_object(exchange.request.endpoint, read_venue(exchange, _SLOW_DOWN), "result")
+    body = expect_object(exchange.request.endpoint, read_venue(exchange, _CODES), "result")
     if "result" not in body:
         raise MalformedPayload(exchange.request.endpoint, f"expected a member 'result', got {members(body)}")
     return body["result"]

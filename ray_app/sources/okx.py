@@ -20,6 +20,7 @@ from ray_app.sources.base import Endpoint, Exchange, Parsed, Request
 from ray_app.sources.derivatives import (
     FUNDING_LAG_MS,
     Book,
+    Codes,
     asked,
     coins_context,
     present,
@@ -30,14 +31,17 @@ from ray_app.sources.derivatives import (
 from ray_app.sources.reading import absent, as_number, expect_object, members, readable, requested, shown
 
 VENUE: Final = "okx"
-_SLOW_DOWN: Final = frozenset({50_011, 50_061})
+_CODES: Final = Codes(
+    slow_down=frozenset({50_011, 50_061}),
+    transient=frozenset({50_001, 50_004, 50_005, 50_013, 50_026}),
+)
 _PAGE: Final = 100
 
 
 def _data(exchange: Exchange) -> list[Any]:
     """``data`` of a good answer, an array about what was asked for."""
     name = exchange.request.endpoint
-    body = expect_object(name, read_venue(exchange, _SLOW_DOWN), "code, data")
+    body = expect_object(name, read_venue(exchange, _CODES), "code, data")
     data = body.get("data")
     if body.get("code") not in ("0", 0) or not isinstance(data, list):
         raise MalformedPayload(name, f"expected code \"0\" and an array 'data', got {members(body)}")

@@ -23,6 +23,12 @@ from ray_app.sources.reading import as_number, decode, printable, shown
 _SLOW_DOWN = re.compile(
     r"rate limit|throttl|too[ _]many[ _](?:requests|visits)|access too frequent|error code: 1015", re.IGNORECASE
 )
+#: what is the upstream's own trouble, and passes
+_PASSES = re.compile(
+    r"time(?:d[ _])?out|too busy|systems? (?:is|are) busy|temporarily[ _]unavailable|service unavailable"
+    r"|(?:internal|system|server) error|try again (?:later|soon|shortly|in a)|under maintenance",
+    re.IGNORECASE,
+)
 #: what CloudFront and venues say to an address in the wrong country
 _REGION = re.compile(r"block access from your country|from a restricted location", re.IGNORECASE)
 #: Cloudflare's own number for "You are being rate limited"
@@ -157,7 +163,7 @@ def _raise_refusal(exchange: Exchange, refusal: Refusal) -> NoReturn:
     said = f"the upstream refused: {refusal.message}{code}"
     if _slow_down(refusal):
         raise RateLimited(endpoint, said, retry_after_s(exchange))
-    if refusal.code is not None and 500 <= refusal.code < 600:
+    if (refusal.code is not None and 500 <= refusal.code < 600) or _PASSES.search(refusal.message):
         raise UpstreamUnavailable(endpoint, said)
     raise UpstreamRejected(endpoint, said)
 

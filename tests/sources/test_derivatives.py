@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from ray_app.clock import DAY_MS, HOUR_MS, MINUTE_MS
-from ray_app.errors import MalformedPayload, RateLimited, RegionBlocked, UpstreamRejected
+from ray_app.errors import MalformedPayload, RateLimited, RegionBlocked, UpstreamRejected, UpstreamUnavailable
 from ray_app.sources import ENDPOINTS, Exchange, Request
 from ray_app.sources.coingecko_derivatives import venue_code
 from ray_app.sources.derivatives import COINS, DISAGREEMENTS, METRICS, Contract, contract_of, usdt_perpetual, usdt_swap
@@ -127,6 +127,16 @@ def test_a_ban_is_a_rate_limit_with_its_end(name):
         ("deribit", {"jsonrpc": "2.0", "error": {"message": "Invalid params", "code": -32602}}, 400, UpstreamRejected),
         ("deribit", {"jsonrpc": "2.0", "error": {"message": "slower", "code": 10028}}, 400, RateLimited),
         ("deribit", {"jsonrpc": "2.0", "error": {"message": "too_many_requests", "code": 10028}}, 200, RateLimited),
+        ("deribit", {"jsonrpc": "2.0", "error": {"message": "slower", "code": 10066}}, 400, RateLimited),
+        ("binance", {"code": -1001, "msg": "Disconnected."}, 400, UpstreamUnavailable),
+        ("binance", {"code": -1008, "msg": "Overloaded."}, 200, UpstreamUnavailable),
+        ("bybit", {"retCode": 10000, "retMsg": "late", "result": {}, "time": 1}, 200, UpstreamUnavailable),
+        ("bybit", {"retCode": 10016, "retMsg": "Oops.", "result": {}, "time": 1}, 200, UpstreamUnavailable),
+        ("bybit", {"retCode": 10009, "retMsg": "IP has been banned", "result": {}, "time": 1}, 200, RateLimited),
+        ("okx", {"code": "50001", "data": [], "msg": "Upgrading"}, 200, UpstreamUnavailable),
+        ("okx", {"code": "50013", "data": [], "msg": "Busy"}, 400, UpstreamUnavailable),
+        ("deribit", {"jsonrpc": "2.0", "error": {"message": "later", "code": 13028}}, 200, UpstreamUnavailable),
+        ("deribit", {"jsonrpc": "2.0", "error": {"message": "later", "code": 11051}}, 400, UpstreamUnavailable),
     ],
 )
 def test_refusals_of_each_venue(prefix, body, status, error):
@@ -140,6 +150,16 @@ def test_bybit_s_403_of_too_many_requests_waits_ten_minutes():
     with pytest.raises(RateLimited) as caught:
         read("bybit.tickers", b"403, access too frequent", status=403)
     assert caught.value.retry_after_s == 600
+    with pytest.raises(RateLimited, match="code 10009") as caught:
+        read("bybit.tickers", {"retCode": 10009, "retMsg": "IP has been banned.", "result": {}, "time": 1})
+    assert caught.value.retry_after_s == 600
+
+
+def test_a_long_message_does_not_hide_its_code():
+    with pytest.raises(RateLimited):
+        read("binance.premium_index", {"code": -1003, "msg": "x" * 5_000}, status=400)
+    with pytest.raises(UpstreamRejected):
+        read("binance.premium_index", {"code": -1003, "msg": "x" * 100_000}, status=400)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if "symbol" in REQUESTS[name]().params])

@@ -39,6 +39,25 @@ def test_envelope_code_decides_inside_http_200():
             read_answer(answer("coingecko.markets", body))
 
 
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        ("timeout occurred or server too busy. Please try again later", UpstreamUnavailable),
+        ("Query Timeout occured", UpstreamUnavailable),
+        ("timed_out", UpstreamUnavailable),
+        ("Service temporarily unavailable", UpstreamUnavailable),
+        ("Internal error; unable to process your request.", UpstreamUnavailable),
+        ("Internal Server Error", UpstreamUnavailable),
+        ("Too many requests, try again later", RateLimited),
+        ("Invalid symbol", UpstreamRejected),
+        ("no such time outside of the range", UpstreamRejected),
+    ],
+)
+def test_trouble_that_passes_is_no_refusal(words, error):
+    with pytest.raises(error):
+        read_answer(answer("coingecko.markets", {"error": words}))
+
+
 def test_cloudflare_in_front_of_an_upstream_is_understood():
     body = {"title": "Error 1015: You are being rate limited", "status": 429, "error_code": 1015}
     with pytest.raises(RateLimited, match="being rate limited"):
