@@ -181,6 +181,9 @@ def _in_words(exchange: Exchange) -> str:
     except MalformedPayload:
         return _plain(exchange.body) or _reason(exchange.status)
     refusal = refusal_in(body)
+    context = body.get("context") if isinstance(body, dict) else None
+    if refusal is None and isinstance(context, dict) and isinstance(context.get("error"), str):
+        return _words(context["error"])  # Blockchair
     if refusal is None and isinstance(body, dict) and isinstance(body.get("msg"), str):
         return _words(body["msg"])  # Binance, to who may not ask: with the code 0
     if refusal is None and isinstance(body, dict) and isinstance(body.get("status"), str):
