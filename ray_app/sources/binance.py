@@ -63,6 +63,7 @@ class PremiumIndex(Endpoint):
     """``/fapi/v1/premiumIndex``: mark, index and the funding rate to come, of all contracts in one call."""
 
     name: ClassVar[str] = "binance.premium_index"
+    parser_version: ClassVar[int] = 2  # 2: more coins
     account: ClassVar[str] = VENUE
     paths: ClassVar[tuple[str, ...]] = ("/fapi/v1/premiumIndex",)
     query: ClassVar[frozenset[str]] = frozenset({"symbol"})
@@ -108,6 +109,7 @@ class OpenInterest(Endpoint):
     """``/fapi/v1/openInterest``: open interest of one symbol now."""
 
     name: ClassVar[str] = "binance.open_interest"
+    parser_version: ClassVar[int] = 2  # 2: more coins
     account: ClassVar[str] = VENUE
     paths: ClassVar[tuple[str, ...]] = ("/fapi/v1/openInterest",)
     query: ClassVar[frozenset[str]] = frozenset({"symbol"})
@@ -166,6 +168,7 @@ class FundingRate(_Series):
     """``/fapi/v1/fundingRate``: what was settled, every 8, 4 or 1 hours."""
 
     name: ClassVar[str] = "binance.funding_rate"
+    parser_version: ClassVar[int] = 2  # 2: more coins
     paths: ClassVar[tuple[str, ...]] = ("/fapi/v1/fundingRate",)
     query: ClassVar[frozenset[str]] = frozenset({"symbol", "startTime", "endTime", "limit"})
     stamp: ClassVar[str] = "fundingTime"
@@ -197,6 +200,7 @@ class OpenInterestHist(_Statistics):
     """``/futures/data/openInterestHist``: open interest in coins and in USDT."""
 
     name: ClassVar[str] = "binance.open_interest_hist"
+    parser_version: ClassVar[int] = 2  # 2: more coins
     paths: ClassVar[tuple[str, ...]] = ("/futures/data/openInterestHist",)
     stated: ClassVar[Mapping[str, str]] = {
         "sumOpenInterest": "open_interest",
@@ -208,6 +212,7 @@ class LongShort(_Statistics):
     """``/futures/data/globalLongShortAccountRatio``: accounts that are long / accounts that are short."""
 
     name: ClassVar[str] = "binance.long_short"
+    parser_version: ClassVar[int] = 2  # 2: more coins
     paths: ClassVar[tuple[str, ...]] = ("/futures/data/globalLongShortAccountRatio",)
     stated: ClassVar[Mapping[str, str]] = {"longShortRatio": "long_short_ratio"}
 

@@ -71,7 +71,7 @@ class Tickers(Endpoint):
     name: ClassVar[str] = "bybit.tickers"
     account: ClassVar[str] = VENUE
     paths: ClassVar[tuple[str, ...]] = ("/v5/market/tickers",)
-    parser_version: ClassVar[int] = 2  # 2: another category asked for is no answer about linear contracts
+    parser_version: ClassVar[int] = 3  # 2: another category is no answer about linear contracts; 3: more coins
     query: ClassVar[frozenset[str]] = frozenset({"category", "symbol", "baseCoin", "expDate"})
     #: metric by member
     stated: ClassVar[Mapping[str, str]] = {
@@ -119,7 +119,7 @@ class FundingHistory(Endpoint):
     name: ClassVar[str] = "bybit.funding_history"
     account: ClassVar[str] = VENUE
     paths: ClassVar[tuple[str, ...]] = ("/v5/market/funding/history",)
-    parser_version: ClassVar[int] = 2  # 2: another category asked for is no answer about linear contracts
+    parser_version: ClassVar[int] = 3  # 2: another category is no answer about linear contracts; 3: more coins
     query: ClassVar[frozenset[str]] = frozenset({"category", "symbol", "startTime", "endTime", "limit"})
 
     def request(self, symbol: str, since: int, now: int) -> Request:
@@ -163,7 +163,7 @@ class OpenInterest(Endpoint):
     name: ClassVar[str] = "bybit.open_interest"
     account: ClassVar[str] = VENUE
     paths: ClassVar[tuple[str, ...]] = ("/v5/market/open-interest",)
-    parser_version: ClassVar[int] = 2  # 2: another category asked for is no answer about linear contracts
+    parser_version: ClassVar[int] = 3  # 2: another category is no answer about linear contracts; 3: more coins
     query: ClassVar[frozenset[str]] = frozenset(
         {"category", "symbol", "intervalTime", "startTime", "endTime", "limit", "cursor"}
     )

@@ -21,7 +21,6 @@ from ray_app.clock import DAY_MS, HOUR_MS, MINUTE_MS
 from ray_app.errors import MalformedPayload
 from ray_app.sources.base import Endpoint, Exchange, Parsed, Request
 from ray_app.sources.derivatives import (
-    COINS,
     FUNDING_LAG_MS,
     Book,
     Codes,
@@ -31,6 +30,7 @@ from ray_app.sources.derivatives import (
     instrument_of,
     read_venue,
 )
+from ray_app.sources.derivatives_coins import COINS
 from ray_app.sources.reading import (
     Bounds,
     as_number,
@@ -133,6 +133,7 @@ class BookSummary(Endpoint):
     """``/public/get_book_summary_by_currency`` with ``kind=option``: every open option of a currency."""
 
     name: ClassVar[str] = "deribit.book_summary"
+    parser_version: ClassVar[int] = 2  # 2: futures and such among the options are left alone
     account: ClassVar[str] = VENUE
     paths: ClassVar[tuple[str, ...]] = ("/public/get_book_summary_by_currency",)
     query: ClassVar[frozenset[str]] = frozenset({"currency", "kind"})
@@ -150,12 +151,16 @@ class BookSummary(Endpoint):
         currency, coin_id = _coin(self.name, exchange.request)
         items = expect_list(self.name, _result(exchange), "summaries of options")
         book = Book(VENUE, self.name, exchange.fetched_at)
-        pattern = re.compile(rf"{currency}-\d{{1,2}}[A-Z]{{3}}\d{{2}}-[0-9d]+-([CP])", re.ASCII)
+        expiry = rf"{currency}-\d{{1,2}}[A-Z]{{3}}\d{{2}}"
+        pattern = re.compile(rf"{expiry}-[0-9d]+-([CP])", re.ASCII)
+        other = re.compile(rf"{expiry}|{currency}-PERPETUAL|{currency}-[A-Z]{{2,5}}-[0-9A-Zd_-]+|{currency}_[A-Z]+")
         opened: dict[str, tuple[str, float]] = {}
         moments: list[int] = []
         whole = True
         for position, item in enumerate(items):
             name = item.get("instrument_name") if isinstance(item, dict) else None
+            if isinstance(name, str) and other.fullmatch(name):
+                continue  # without a kind, the answer is about futures, combinations and spot, too
             match = pattern.fullmatch(name) if isinstance(name, str) else None
             if match is None or not isinstance(item, dict):
                 whole = False

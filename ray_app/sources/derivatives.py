@@ -18,6 +18,7 @@ from typing import Any, Final, TypeGuard
 from ray_app.clock import MINUTE_MS
 from ray_app.errors import MalformedPayload, RateLimited, RegionBlocked, UpstreamUnavailable
 from ray_app.sources.base import Exchange, Request, Row
+from ray_app.sources.derivatives_coins import COINS
 from ray_app.sources.reading import (
     PRICE,
     USD_AMOUNT,
@@ -80,48 +81,12 @@ METRICS: Final[Mapping[str, Metric]] = {
     "volume_24h_usd": Metric("USD", "traded in the 24 hours before", USD_AMOUNT),
 }
 
-#: tickers of base coins → CoinGecko's ids. What is not here has no rows: a ticker alone names no coin.
-COINS: Final[Mapping[str, str]] = {
-    "BTC": "bitcoin",
-    "ETH": "ethereum",
-    "SOL": "solana",
-    "XRP": "ripple",
-    "BNB": "binancecoin",
-    "DOGE": "dogecoin",
-    "ADA": "cardano",
-    "AVAX": "avalanche-2",
-    "LINK": "chainlink",
-    "LTC": "litecoin",
-    "BCH": "bitcoin-cash",
-    "DOT": "polkadot",
-    "TRX": "tron",
-    "TON": "the-open-network",
-    "SUI": "sui",
-    "UNI": "uniswap",
-    "APT": "aptos",
-    "NEAR": "near",
-    "ATOM": "cosmos",
-    "FIL": "filecoin",
-    "ARB": "arbitrum",
-    "OP": "optimism",
-    "XLM": "stellar",
-    "HBAR": "hedera-hashgraph",
-    "ETC": "ethereum-classic",
-    "AAVE": "aave",
-    "INJ": "injective-protocol",
-    "ICP": "internet-computer",
-    "HYPE": "hyperliquid",
-    "PEPE": "pepe",
-    "SHIB": "shiba-inu",
-    "BONK": "bonk",
-    "FLOKI": "floki",
-}
 #: Bybit: "not available to you due to regulatory restrictions"; OKX: "restricted due to local compliance"
 _COMPLIANCE: Final = frozenset({10_024, 51_155})
 #: error envelopes repeat what was asked, but are no longer than this
 _LONGEST_ENVELOPE: Final = 64_000
-#: a contract of many coins: 1000PEPEUSDT (Binance, Bybit), SHIB1000USDT (Bybit)
-_MANY: Final = re.compile(r"(?:(1000|10000|1000000)([A-Z]+)|([A-Z]+)(1000|10000|1000000))")
+#: a contract of many coins: 1000PEPEUSDT (Binance, Bybit), 1MBABYDOGEUSDT (Binance), SHIB1000USDT (Bybit)
+_MANY: Final = re.compile(r"(?:(1000|10000|1000000|1M)([A-Z]+)|([A-Z]+)(1000|10000|1000000))")
 
 #: A settlement is public at once, a point of a series after some minutes [assumed, until the node measures its own].
 FUNDING_LAG_MS: Final = MINUTE_MS
@@ -159,13 +124,13 @@ class Contract:
 
 
 def contract_of(symbol: str, base: str) -> Contract | None:
-    """The contract of a base ticker; None: not one of :data:`COINS`."""
+    """The contract of a base ticker; None: not one of :data:`ray_app.sources.derivatives_coins.COINS`."""
     if base in COINS:
         return Contract(symbol, COINS[base])
     many = _MANY.fullmatch(base)
     if many is None:
         return None
-    ticker, units = many[2] or many[3], many[1] or many[4]
+    ticker, units = many[2] or many[3], (many[1] or many[4]).replace("M", "000000")
     return Contract(symbol, COINS[ticker], int(units)) if ticker in COINS else None
 
 

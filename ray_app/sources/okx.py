@@ -87,6 +87,7 @@ class FundingRate(_Snapshot):
     """``/public/funding-rate``: the estimate for the settlement to come."""
 
     name: ClassVar[str] = "okx.funding_rate"
+    parser_version: ClassVar[int] = 2  # 2: more coins
     paths: ClassVar[tuple[str, ...]] = ("/api/v5/public/funding-rate",)
     query: ClassVar[frozenset[str]] = frozenset({"instId"})
     stated: ClassVar[Mapping[str, str]] = {"fundingRate": "predicted_funding_rate"}
@@ -100,6 +101,7 @@ class OpenInterest(_Snapshot):
     """``/public/open-interest``: of one swap, or all in one call."""
 
     name: ClassVar[str] = "okx.open_interest"
+    parser_version: ClassVar[int] = 2  # 2: more coins
     paths: ClassVar[tuple[str, ...]] = ("/api/v5/public/open-interest",)
     query: ClassVar[frozenset[str]] = frozenset({"instType", "instId", "uly", "instFamily"})
     stated: ClassVar[Mapping[str, str]] = {
@@ -118,6 +120,7 @@ class MarkPrice(_Snapshot):
     """``/public/mark-price``: of one swap, or all in one call."""
 
     name: ClassVar[str] = "okx.mark_price"
+    parser_version: ClassVar[int] = 2  # 2: more coins
     paths: ClassVar[tuple[str, ...]] = ("/api/v5/public/mark-price",)
     query: ClassVar[frozenset[str]] = frozenset({"instType", "instId", "uly", "instFamily"})
     stated: ClassVar[Mapping[str, str]] = {"markPx": "mark_price"}
@@ -132,6 +135,7 @@ class FundingRateHistory(Endpoint):
     """``/public/funding-rate-history``: what was settled, newest first, three months back."""
 
     name: ClassVar[str] = "okx.funding_rate_history"
+    parser_version: ClassVar[int] = 2  # 2: more coins
     account: ClassVar[str] = VENUE
     paths: ClassVar[tuple[str, ...]] = ("/api/v5/public/funding-rate-history",)
     query: ClassVar[frozenset[str]] = frozenset({"instId", "before", "after", "limit"})

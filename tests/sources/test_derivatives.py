@@ -12,7 +12,8 @@ from ray_app.clock import DAY_MS, HOUR_MS, MINUTE_MS
 from ray_app.errors import MalformedPayload, RateLimited, RegionBlocked, UpstreamRejected, UpstreamUnavailable
 from ray_app.sources import ENDPOINTS, Exchange, Request
 from ray_app.sources.coingecko_derivatives import venue_code
-from ray_app.sources.derivatives import COINS, DISAGREEMENTS, METRICS, Contract, contract_of, usdt_perpetual, usdt_swap
+from ray_app.sources.derivatives import DISAGREEMENTS, METRICS, Contract, contract_of, usdt_perpetual, usdt_swap
+from ray_app.sources.derivatives_coins import COINS
 from tests.sources.samples import BODIES, FETCHED_AT, NOON, REQUESTS, answer
 from tests.sources.samples_derivatives import PREMIUM, SETTLED, bybit, okx, option, rpc, ticker
 
@@ -66,6 +67,12 @@ def test_disagreements_compare_what_two_venues_state():
         ("BTCUSDT", Contract("BTCUSDT", "bitcoin")),
         ("1000PEPEUSDT", Contract("1000PEPEUSDT", "pepe", 1_000)),
         ("SHIB1000USDT", Contract("SHIB1000USDT", "shiba-inu", 1_000)),
+        ("1000000MOGUSDT", Contract("1000000MOGUSDT", "mog-coin", 1_000_000)),
+        ("1MBABYDOGEUSDT", Contract("1MBABYDOGEUSDT", "baby-doge-coin", 1_000_000)),
+        ("TAOUSDT", Contract("TAOUSDT", "bittensor")),
+        ("MATICUSDT", Contract("MATICUSDT", "matic-network")),
+        ("1MUSDT", None),
+        ("BTC1MUSDT", None),
         ("BTCUSDT_260626", None),
         ("BTCUSDC", None),
         ("USDT", None),
@@ -429,6 +436,33 @@ def test_without_calls_there_is_no_ratio_and_twice_the_same_option_counts_once()
     assert read("deribit.book_summary", rpc([put, put | {"open_interest": 6}, call])).rows == ()
     with pytest.raises(MalformedPayload, match="option of BTC"):
         read("deribit.book_summary", rpc([option("ETH-26JUN26-80000-P", 5)]))
+
+
+def test_without_a_kind_futures_among_the_options_are_left_alone():
+    options = [option("BTC-26JUN26-80000-P", 5), option("BTC-26JUN26-80000-C", 10)]
+    others = [
+        option(name, None) for name in ("BTC-PERPETUAL", "BTC-25SEP26", "BTC-FS-25SEP26_PERP", "BTC_USDC", "BTC-4JUL26")
+    ]
+    request = Request("deribit.book_summary", REQUESTS["deribit.book_summary"]().path, {"currency": "BTC"})
+    parsed = read("deribit.book_summary", rpc([*others, *options]), request=request)
+    assert stated(parsed) == {
+        ("deribit", "BTC-OPTIONS", "options_open_interest", NOON + 6_900): 15.0,
+        ("deribit", "BTC-OPTIONS", "put_call_ratio", NOON + 6_900): 0.5,
+    }
+    assert parsed.issues == ()
+    for odd in ("ETH-PERPETUAL", "BTC-26JUN26-80000", "BTC-26JUN26-80000-X", None):
+        spoilt = read("deribit.book_summary", rpc([*options, option(odd, 1)]), request=request)
+        assert (spoilt.rows, [issue.kind for issue in spoilt.issues]) == ((), ["wrong_type"])
+    with pytest.raises(MalformedPayload, match="option of BTC"):
+        read("deribit.book_summary", rpc(others), request=request)
+
+
+def test_coingecko_s_index_of_a_million_coins_is_not_that_of_one():
+    for symbol in ("1MBABYDOGEUSDT", "1000000MOGUSDT"):
+        item = ticker(symbol=symbol, index_id="BABYDOGE")
+        metrics = {row.key["metric"] for row in read("coingecko.derivatives", [item]).rows}
+        assert "open_interest_usd" in metrics
+        assert "index_price" not in metrics
 
 
 def test_deribit_states_an_hour_and_eight_hours_apart():
