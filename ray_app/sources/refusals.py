@@ -99,7 +99,7 @@ def refusal_in(body: Any) -> Refusal | None:
         code = _code(body.get(number))
         if code and isinstance(body.get(words), str):
             return Refusal(_words(body[words]), code)
-    if isinstance(status, str) and "error" in status and isinstance(body.get("info"), str):  # CryptoPanic
+    if isinstance(status, str) and status.lower() != "ok" and isinstance(body.get("info"), str):  # CryptoPanic
         return Refusal(_words(body["info"]))
     response = body.get("response")
     if isinstance(response, dict) and response.get("status") == "error":  # the Guardian

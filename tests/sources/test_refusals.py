@@ -75,6 +75,9 @@ def test_cloudflare_in_front_of_an_upstream_is_understood():
         {"data": {"error": "inside"}},
         {"errors": []},
         {"status": "ok"},
+        {"status": "ok", "info": "all of it"},
+        {"status": "Incomplete"},
+        {"info": "of the coin"},
         [{"error": "x"}],
         "error",
     ],
@@ -102,6 +105,11 @@ def test_html_error_page_is_told_by_its_title_in_one_short_line():
     with pytest.raises(UpstreamUnavailable) as caught:
         read_answer(answer("coingecko.markets", page, status=502))
     assert str(caught.value) == "coingecko.markets: HTTP 502: api.coingecko.com | 502: Bad gateway"
+
+
+def test_a_status_in_words_is_told_by_its_info():
+    with pytest.raises(UpstreamRejected, match="HTTP 403: Token not found$"):
+        read_answer(answer("cryptopanic.posts", {"status": "Incomplete", "info": "Token not found"}, status=403))
 
 
 def test_empty_error_body_is_told_by_the_status():
