@@ -108,7 +108,7 @@ def test_html_error_page_is_told_by_its_title_in_one_short_line():
 
 
 def test_a_status_in_words_is_told_by_its_info():
-    with pytest.raises(UpstreamRejected, match="HTTP 403: Token not found$"):
+    with pytest.raises(UpstreamRejected, match=r"HTTP 403: Token not found$"):
         read_answer(answer("cryptopanic.posts", {"status": "Incomplete", "info": "Token not found"}, status=403))
 
 
