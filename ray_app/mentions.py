@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import lru_cache
@@ -23,6 +23,30 @@ from typing import Final
 
 from ray_app.assets import Asset, AssetRegistry
 from ray_app.errors import UnknownSymbol
+from ray_app.mention_words import (
+    AFTER_COMMON,
+    AFTER_NAME,
+    AFTER_TICKER,
+    ALIASES,
+    ANY_CASE,
+    COIN,
+    COINED_NAMES,
+    COMMON_NAMES,
+    COMMON_TICKERS,
+    CRYPTO,
+    FUNDS,
+    MIXED_TICKERS,
+    MONEY,
+    NEVER_TICKERS,
+    NO_PRICE,
+    NOT_NAMES,
+    QUOTES,
+    RARE_NAMES,
+    RARE_PHRASES,
+    RARE_TICKERS,
+    SHARES,
+    SURE_TICKERS,
+)
 
 
 class Tier(IntEnum):
@@ -35,103 +59,6 @@ class Tier(IntEnum):
     NEVER = 4  # $TICKER and TICKER/USD only: it is an abbreviation of something else (NFT, ATH)
 
 
-def _set(words: str) -> frozenset[str]:
-    return frozenset(words.split())
-
-
-#: tickers that nothing else is called
-_SURE_TICKERS: Final = _set(
-    "BTC ETH XRP BNB USDT USDC DOGE SHIB LTC BCH XLM XMR TRX AVAX MATIC WBTC STETH XTZ LUNC USTC FTT ADA SOL ETC"
-    " HBAR ALGO AAVE XEM QTUM KSM BSV BUSD PYUSD TUSD FDUSD STX FTM EOS"
-)
-#: tickers that are words, and are written in capitals for coins mostly
-_COMMON_TICKERS: Final = _set(
-    "LINK SAND MASK APE MANA ATOM FLOW RUNE BAND COMP MAGIC DASH WAVES ROSE CAKE SUSHI SNX UNI DOT TON ICP OKB NEO LEO"
-    " HYPE BONK PEPE TRUMP CRO GALA VET FIL APT ARB ENA INJ JUP PUMP SKY RAY BAT REP ANT REN HIVE CORE NEAR MEME ORCA"
-    " UST DRIFT BLAST BLUR AUDIO STORJ FARM SPELL BADGER SUI SEI KAVA DAI MINA CELO OMG IMX ENS FET GRT LDO CRV"
-)
-#: tickers that people write in capitals for other reasons, or that are other abbreviations
-_RARE_TICKERS: Final = _set(
-    "ONE GAS FUN NOT ACT TIME SUPER HIGH HOT WIN SUN SAFE WELL MOVE PRIME RED RARE PRO IDEX INDEX INV CVC REQ EDU ALT"
-    " ALPHA PORTAL PIXEL MOBILE MATH HONEY MUSE PROMPT DEEP GRASS GOAT DEGEN VIRTUAL TURBO LIT AMP AUCTION ARK ALICE"
-    " AURORA CYBER DENT DOGS ELF FORTH FOX GODS GIGA GMT ICX ID KEY MEW MOG POND POWR RAD REEF SAGA SPA SYN USUAL VARA"
-    " WOO XAI ZEN BANANA BAL BICO TRU TRAC SPX PERP CAT TAO SAFE IOTA STEEM ORDI SATS WAL STRK SCR TIA ATA COW JOE UMA"
-)
-_NEVER_TICKERS: Final = _set("NFT ATH IP ME AI A S W T G IO ID AR GT SD BB")
-#: names that are words or other things, and coins mostly when written with a capital in a text about crypto
-_COMMON_NAMES: Final = _set(
-    "tether stellar avalanche polygon mantle render optimism stacks immutable compound wormhole maker harmony helium"
-    " aurora cosmos terra dash golem hive waves nano ontology icon sushi balancer oasis ronin flare gala neo iota pepe"
-    " bonk floki morpho conflux sonic jupiter lido ripple curve arkham ondo sui sei dai kusama fantom verge serum"
-    " olympus augur aragon scroll celestia moonbeam moonriver injective theta ankr amp blur uma dia turbo brett maple"
-    " venus orca osmosis goldfinch pangolin synapse stargate across saga manta kaia nexo mantra flow"
-)
-#: names that are too common: only with a ticker, or with "token", "protocol" and the like
-_RARE_NAMES: Final = _set(
-    "gas near just core time status request civic treasure badger enzyme bounce spell blast degen drift safe tensor"
-    " marinade stella linear reef dent cyber portal pixels movement usual grass walrus wonderland dogs memecoin band"
-    " sky story gate quant threshold huobi ftx kucoin gravity highstreet mobile prime a s w math ren holo hydro nem me"
-    " gmt red peanut metis velo propy popcat toshi ark ordi meme snek wayfinder orion woo mx kava astar frax joe lfj"
-    " xai b3 lcx serum ids space layer3 parcl forta audius celo mog"
-)
-_RARE_PHRASES: Final = frozenset(
-    ("big time", "open campus", "baby doge", "the graph", "the sandbox", "adventure gold", "space id", "binance usd")
-)
-#: written in lower case, too
-_ANY_CASE: Final = _set(
-    "bitcoin ethereum ether solana cardano dogecoin litecoin polkadot chainlink monero zcash filecoin toncoin worldcoin"
-    " uniswap stablecoin tezos kaspa apecoin pancakeswap arbitrum ethena"
-)
-#: other names of a coin, by coin id
-_ALIASES: Final[Mapping[str, tuple[str, ...]]] = {
-    "ethereum": ("Ether",),
-    "ripple": ("Ripple",),
-    "binancecoin": ("Binance Coin", "BNB Chain", "BNB Smart Chain"),
-    "cosmos": ("Cosmos", "Cosmos Hub"),
-    "lido-dao": ("Lido", "Lido Finance", "Lido DAO"),
-    "curve-dao-token": ("Curve Finance", "Curve DAO"),
-    "matic-network": ("Polygon",),
-    "polygon-ecosystem-token": ("Polygon",),
-    "the-open-network": ("The Open Network",),
-    "terra-luna": ("Terra Classic", "Luna Classic", "Terra Luna Classic"),
-    "terrausd": ("TerraUSD", "TerraClassicUSD"),
-    "the-sandbox": ("The Sandbox",),
-    "hedera-hashgraph": ("Hedera", "Hedera Hashgraph"),
-    "basic-attention-token": ("Basic Attention Token",),
-    "axie-infinity": ("Axie Infinity",),
-    "render-token": ("Render Network",),
-    "maker": ("MakerDAO",),
-    "shiba-inu": ("Shiba Inu",),
-    "flow": ("Flow Blockchain",),
-    "yearn-finance": ("Yearn Finance", "yearn.finance"),
-    "binance-usd": ("Binance USD",),
-    "theta-token": ("Theta Network",),
-}
-#: what begins like a name and is something else
-_NOT_NAMES: Final = (
-    "bitcoin magazine",
-    "bitcoin.com",
-    "crypto.com arena",
-    "polygon.com",
-    "terra nova",
-    "near miss",
-    "compound interest",
-)
-#: words that make a text one about crypto
-_CRYPTO: Final = _set(
-    "crypto cryptocurrency cryptocurrencies altcoin altcoins blockchain defi stablecoin stablecoins token tokens web3"
-    " onchain dex staking airdrop memecoin memecoins mainnet testnet nft nfts tvl validators rollup rollups coinbase"
-    " binance kraken hodl satoshi l2 cryptos altseason metaverse dapp dapps"
-)
-_AFTER_NAME: Final = _set(
-    "token tokens coin coins protocol blockchain mainnet testnet cryptocurrency altcoin stablecoin memecoin dao"
-)
-_AFTER_COMMON: Final = _set("network ecosystem foundation labs chain holders stakers validators devs") | _AFTER_NAME
-_AFTER_TICKER: Final = _set("price prices rally holders bulls bears futures options staking whales perps") | _AFTER_NAME
-#: a word and "price" that are something else
-_NO_PRICE: Final = _set("GAS TIME FUN ONE SUN ICON")
-_QUOTES: Final = _set("USD USDT USDC EUR GBP JPY KRW BTC ETH TRY BUSD DAI FDUSD PERP")
-_MONEY: Final = _set("USDT USDC BUSD DAI FDUSD")
 _NEAR: Final = 6  # words
 _LONGEST: Final = 60_000  # characters that are looked at
 
@@ -211,18 +138,23 @@ class Matcher:
             if word in self._tickers and (i not in taken or text.before(i) == "$")
         ]
         text.anchors = sorted(
-            {i for i, word in enumerate(text.lowers) if word in _CRYPTO}
+            {i for i, word in enumerate(text.lowers) if word in CRYPTO}
             | {first for first, name in named if name.tier == Tier.SURE and name.asset_id}
             | {i for i, _, tier in tickers if tier == Tier.SURE}
+            | {i - 1 for i, word in enumerate(text.lowers) if word in COIN and i and text.lowers[i - 1] == "meme"}
         )
+        proven = _proven(text, named, tickers)
         listed = {i for i, _, _ in tickers} | {i for first, name in named for i in (first, first + len(name.words) - 1)}
         found = [
             (first, name.asset_id, len(name.words))
             for first, name in named
-            if name.asset_id and self._name_counts(text, first, name, listed)
+            if name.asset_id
+            and ((name.asset_id in proven and name.tier <= Tier.COMMON) or self._name_counts(text, first, name, listed))
         ]
         found += [
-            (i, asset_id, 1) for i, asset_id, tier in tickers if self._ticker_counts(text, i, asset_id, tier, listed)
+            (i, asset_id, 1)
+            for i, asset_id, tier in tickers
+            if (asset_id in proven and tier <= Tier.COMMON) or self._ticker_counts(text, i, asset_id, tier, listed)
         ]
         mentions: dict[int, str] = {}
         for first, asset_id, length in sorted(found):
@@ -248,11 +180,13 @@ class Matcher:
             return True
         follows = text.lowers[last + 1] if last + 1 < len(text.words) and text.gap(last) == " " else ""
         opens = text.opens_sentence(first)
-        if follows in _AFTER_NAME:
+        if follows in AFTER_NAME:
             return name.tier == Tier.COMMON or not opens
         if name.tier != Tier.COMMON:
-            return False
-        if follows in _AFTER_COMMON and text.anchors:
+            return len(name.words) > 1 and bool(text.anchors) and _in_list(text, first, last, listed)
+        if name.words[0] in COINED_NAMES and text.anchored(first, last):
+            return True
+        if follows in AFTER_COMMON and text.anchors:
             return True
         if _in_list(text, first, last, listed):
             return bool(text.anchors)
@@ -262,21 +196,24 @@ class Matcher:
         word = text.words[i]
         if text.before(i) == "$":
             return len(word) > 2 or bool(text.anchors)
-        if len(word) > 1 and text.gap(i) in {"/", "-"} and text.words[i + 1] in _QUOTES:
+        if len(word) > 1 and text.gap(i) in {"/", "-"} and text.words[i + 1] in QUOTES:
             return True
         if tier == Tier.NEVER:
             return False
-        if word in _MONEY and text.before(i) in {"/", "-"} and i - 1 in listed:
+        if word in MONEY and text.before(i) in {"/", "-"} and i - 1 in listed:
             return False  # what another asset is priced in
         if tier == Tier.SURE:
             return True
         if text.before(i) == "(" and text.gap(i)[:1] == ")":
             before = text.lowers[max(0, i - 5) : i]
-            return tier == Tier.PLAIN or self._first.get(asset_id, [""])[0] in before
+            named = self._first.get(asset_id, [""])[0] in before
+            return named or (tier == Tier.PLAIN and bool(text.anchors))
         if text.shouted:
             return False
         follows = text.lowers[i + 1] if i + 1 < len(text.words) and text.gap(i) == " " else ""
-        if follows in (_AFTER_NAME if tier == Tier.RARE or word in _NO_PRICE else _AFTER_TICKER):
+        if follows in (AFTER_NAME if tier == Tier.RARE or word in NO_PRICE else AFTER_TICKER):
+            return True
+        if follows in {"etf", "etfs"} and word in FUNDS:
             return True
         if _in_list(text, i, i, listed) and (text.anchors or tier <= Tier.COMMON):
             return True
@@ -321,9 +258,26 @@ def _fits(text: _Text, i: int, name: _Name) -> bool:
         if name.tier == Tier.RARE and length == 1:
             if word not in {name.written[k], word.upper() if name.written[k].isupper() else name.written[k]}:
                 return False
-        elif name.written[k][0].isupper() and word[0].islower() and name.words[k] not in _ANY_CASE:
+        elif name.written[k][0].isupper() and word[0].islower() and name.words[k] not in ANY_CASE:
             return False
     return True
+
+
+def _proven(
+    text: _Text, named: Sequence[tuple[int, _Name]], tickers: Sequence[tuple[int, int, Tier]]
+) -> frozenset[int]:
+    """Assets that the text calls by two different words: by name and ticker, or by the tickers of then and now."""
+    if text.shouted:
+        return frozenset()
+    called: dict[int, set[str]] = {}
+    for i, asset_id, tier in tickers:
+        if tier <= Tier.COMMON and text.words[i] not in SHARES:
+            called.setdefault(asset_id, set()).add(text.lowers[i])
+    ticked = frozenset(called)
+    for _, name in named:
+        if name.asset_id in ticked and name.tier <= Tier.COMMON:
+            called[name.asset_id].add(" ".join(name.words))
+    return frozenset(asset_id for asset_id, words in called.items() if len(words) > 1)
 
 
 def _in_list(text: _Text, first: int, last: int, listed: set[int]) -> bool:
@@ -354,6 +308,7 @@ def _now(registry: AssetRegistry, asset: Asset) -> int:
 
 def _tickers_of(registry: AssetRegistry) -> Iterable[tuple[str, tuple[int, Tier]]]:
     symbols = {asset.symbol.upper() for asset in registry} | {former.symbol.upper() for former in registry.former}
+    mixed = {written.upper(): written for written in MIXED_TICKERS}
     for symbol in sorted(symbols):
         if _WORD.fullmatch(symbol) is None:
             continue
@@ -362,29 +317,31 @@ def _tickers_of(registry: AssetRegistry) -> Iterable[tuple[str, tuple[int, Tier]
         except UnknownSymbol:
             continue
         yield symbol, (asset_id, _ticker_tier(symbol))
+        if symbol in mixed:
+            yield mixed[symbol], (asset_id, Tier.SURE)
 
 
 def _ticker_tier(symbol: str) -> Tier:
-    if symbol in _NEVER_TICKERS or len(symbol) == 1:
+    if symbol in NEVER_TICKERS or len(symbol) == 1:
         return Tier.NEVER
-    if symbol in _SURE_TICKERS:
+    if symbol in SURE_TICKERS:
         return Tier.SURE
-    if symbol in _RARE_TICKERS or len(symbol) == 2:
+    if symbol in RARE_TICKERS or len(symbol) == 2:
         return Tier.RARE
-    return Tier.COMMON if symbol in _COMMON_TICKERS else Tier.PLAIN
+    return Tier.COMMON if symbol in COMMON_TICKERS else Tier.PLAIN
 
 
 def _names_of(registry: AssetRegistry) -> Iterable[_Name]:
     seen: set[tuple[str, ...]] = set()
-    for phrase in _NOT_NAMES:
+    for phrase in NOT_NAMES:
         words = tuple(_WORD.findall(phrase))
         yield _Name(words, words, 0, Tier.SURE)
     for asset in sorted(registry, key=lambda one: (not one.alive(), one.by_rank)):
         bare = re.sub(r"\s*\(.*\)", "", asset.name)
-        for name in (bare, *_ALIASES.get(asset.coin_id, ())):
+        for name in (bare, *ALIASES.get(asset.coin_id, ())):
             written = tuple(_WORD.findall(name))
             words = tuple(word.lower() for word in written)
-            if not words or words in seen or (len(words) == 1 and written[0] in _SURE_TICKERS):
+            if not words or words in seen or (len(words) == 1 and written[0] in SURE_TICKERS):
                 continue
             seen.add(words)
             yield _Name(words, written, _now(registry, asset), _name_tier(words, asset))
@@ -392,10 +349,10 @@ def _names_of(registry: AssetRegistry) -> Iterable[_Name]:
 
 def _name_tier(words: tuple[str, ...], asset: Asset) -> Tier:
     if len(words) > 1:
-        return Tier.RARE if " ".join(words) in _RARE_PHRASES else Tier.SURE
+        return Tier.RARE if " ".join(words) in RARE_PHRASES else Tier.SURE
     (word,) = words
-    if word in _RARE_NAMES or len(word) < 3:
+    if word in RARE_NAMES or len(word) < 3:
         return Tier.RARE
-    if word in _COMMON_NAMES or (word == asset.symbol.lower() and word.upper() not in _SURE_TICKERS):
+    if word in COMMON_NAMES or (word == asset.symbol.lower() and word.upper() not in SURE_TICKERS):
         return Tier.COMMON
     return Tier.SURE

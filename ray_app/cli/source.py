@@ -29,9 +29,10 @@ def new(name: str, url: str | None) -> None:
         click.echo(f"new      {path}")
     for path in laid.changed:
         click.echo(f"changed  {path}")
+    own = f"[{name}. or -{name}. or _{name}.py"  # its endpoints among the tests of all, and its own files
     tests = [path for path in laid.new if Path(path).name.startswith("test_")]
     click.echo(
         f"\nNow make it yours, from ray_app/sources/{name}.py on (docs/sources.md, A new source in 30 minutes). "
         "Then, and now already:\n\n"
-        f"python -m pytest -k {name} tests/sources/test_contract.py tests/sources/test_fuzz.py {' '.join(tests)}"
+        f'python -m pytest -k "{own}" tests/sources/test_contract.py tests/sources/test_fuzz.py {" ".join(tests)}'
     )

@@ -163,7 +163,7 @@ def _edits(root: Path, words: Mapping[str, str]) -> dict[str, Callable[[str], st
     classes(COLLECTORS, "FEED_COLLECTORS", "collector.py")
     classes(ACTORS, "COLLECTOR_ACTORS", "actor.py")
     if (root / TERMS).exists():
-        members(TERMS, ("TERMS", call(f'"{name}": Terms(', f'"not looked up", "unknown", "", "{url}"')))
+        members(TERMS, ("TERMS", call(f'"{name}": Terms(', f'"not looked up", "unknown", "not looked up", "{url}"')))
     row = (
         f"| `{name}.series` | `/series`, days of one metric of one asset ([page](sources/{name}.md)) | `onchain_data` |"
     )

@@ -26,6 +26,7 @@ from ray_app.sources.derivatives import (
     FUNDING_LAG_MS,
     SERIES_LAG_MS,
     Book,
+    Codes,
     Contract,
     asked,
     coins_context,
@@ -38,7 +39,10 @@ from ray_app.sources.derivatives import (
 from ray_app.sources.reading import absent, expect_list, expect_object, members, readable, requested, shown
 
 VENUE: Final = "binance"
-_SLOW_DOWN: Final = frozenset({-1_003, -1_015})
+_CODES: Final = Codes(
+    slow_down=frozenset({-1_003, -1_015}),
+    transient=frozenset({-1_000, -1_001, -1_006, -1_007, -1_008, -1_016}),
+)
 _BOUNDS: Final = ("startTime", "endTime")
 #: what series keep; a little less, for the minutes a request waits
 KEPT_MS: Final = 30 * DAY_MS - HOUR_MS
@@ -47,7 +51,7 @@ KEPT_MS: Final = 30 * DAY_MS - HOUR_MS
 def _items(exchange: Exchange, what: str) -> list[Any]:
     """The items of an answer about one symbol: an array; MalformedPayload where one is about another symbol."""
     name = exchange.request.endpoint
-    items = expect_list(name, read_venue(exchange, _SLOW_DOWN), what)
+    items = expect_list(name, read_venue(exchange, _CODES), what)
     for item in items:
         if isinstance(item, dict):
             asked(name, exchange.request, "symbol", item, "symbol")
@@ -59,6 +63,7 @@ class PremiumIndex(Endpoint):
     """``/fapi/v1/premiumIndex``: mark, index and the funding rate to come, of all contracts in one call."""
 
     name: ClassVar[str] = "binance.premium_index"
+    parser_version: ClassVar[int] = 2  # 2: more coins
     account: ClassVar[str] = VENUE
     paths: ClassVar[tuple[str, ...]] = ("/fapi/v1/premiumIndex",)
     query: ClassVar[frozenset[str]] = frozenset({"symbol"})
@@ -69,7 +74,7 @@ class PremiumIndex(Endpoint):
 
     def parse(self, exchange: Exchange) -> Parsed:
         """mark_price, index_price, predicted_funding_rate of the known perpetual contracts, as of ``time``."""
-        body = read_venue(exchange, _SLOW_DOWN)
+        body = read_venue(exchange, _CODES)
         if isinstance(body, dict):
             if "symbol" not in body or "markPrice" not in body:
                 raise MalformedPayload(self.name, f"expected a contract with symbol and markPrice, got {members(body)}")
@@ -104,6 +109,7 @@ class OpenInterest(Endpoint):
     """``/fapi/v1/openInterest``: open interest of one symbol now."""
 
     name: ClassVar[str] = "binance.open_interest"
+    parser_version: ClassVar[int] = 2  # 2: more coins
     account: ClassVar[str] = VENUE
     paths: ClassVar[tuple[str, ...]] = ("/fapi/v1/openInterest",)
     query: ClassVar[frozenset[str]] = frozenset({"symbol"})
@@ -114,7 +120,7 @@ class OpenInterest(Endpoint):
 
     def parse(self, exchange: Exchange) -> Parsed:
         """open_interest (coins) as of ``time``."""
-        item = expect_object(self.name, read_venue(exchange, _SLOW_DOWN), "openInterest, symbol, time")
+        item = expect_object(self.name, read_venue(exchange, _CODES), "openInterest, symbol, time")
         if not isinstance(item.get("symbol"), str) or "openInterest" not in item:
             raise MalformedPayload(self.name, f"expected openInterest, symbol and time, got {members(item)}")
         asked(self.name, exchange.request, "symbol", item, "symbol")
@@ -162,6 +168,7 @@ class FundingRate(_Series):
     """``/fapi/v1/fundingRate``: what was settled, every 8, 4 or 1 hours."""
 
     name: ClassVar[str] = "binance.funding_rate"
+    parser_version: ClassVar[int] = 2  # 2: more coins
     paths: ClassVar[tuple[str, ...]] = ("/fapi/v1/fundingRate",)
     query: ClassVar[frozenset[str]] = frozenset({"symbol", "startTime", "endTime", "limit"})
     stamp: ClassVar[str] = "fundingTime"
@@ -193,6 +200,7 @@ class OpenInterestHist(_Statistics):
     """``/futures/data/openInterestHist``: open interest in coins and in USDT."""
 
     name: ClassVar[str] = "binance.open_interest_hist"
+    parser_version: ClassVar[int] = 2  # 2: more coins
     paths: ClassVar[tuple[str, ...]] = ("/futures/data/openInterestHist",)
     stated: ClassVar[Mapping[str, str]] = {
         "sumOpenInterest": "open_interest",
@@ -204,6 +212,7 @@ class LongShort(_Statistics):
     """``/futures/data/globalLongShortAccountRatio``: accounts that are long / accounts that are short."""
 
     name: ClassVar[str] = "binance.long_short"
+    parser_version: ClassVar[int] = 2  # 2: more coins
     paths: ClassVar[tuple[str, ...]] = ("/futures/data/globalLongShortAccountRatio",)
     stated: ClassVar[Mapping[str, str]] = {"longShortRatio": "long_short_ratio"}
 

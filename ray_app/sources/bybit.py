@@ -23,6 +23,7 @@ from ray_app.sources.derivatives import (
     FUNDING_LAG_MS,
     SERIES_LAG_MS,
     Book,
+    Codes,
     asked,
     coins_context,
     read_venue,
@@ -34,9 +35,14 @@ from ray_app.sources.refusals import retry_after_s
 
 VENUE: Final = "bybit"
 LINEAR: Final = "linear"
-_SLOW_DOWN: Final = frozenset({10_006, 10_018})
 #: how long an address is refused that asked too much, where the answer does not say
 _PAUSE_S: Final = 600.0
+_CODES: Final = Codes(
+    slow_down=frozenset({10_006, 10_018}),
+    transient=frozenset({10_000, 10_016}),
+    banned=frozenset({10_009}),
+    ban_s=_PAUSE_S,
+)
 _PAGE: Final = 200
 
 
@@ -45,7 +51,7 @@ def _answer(exchange: Exchange) -> dict[str, Any]:
     name = exchange.request.endpoint
     if exchange.status == 403 and b"too frequent" in exchange.body[:4_000]:
         raise RateLimited(name, "HTTP 403: access too frequent", retry_after_s(exchange) or _PAUSE_S)
-    body = expect_object(name, read_venue(exchange, _SLOW_DOWN), "retCode, result")
+    body = expect_object(name, read_venue(exchange, _CODES), "retCode, result")
     result = body.get("result")
     if as_number(body.get("retCode")) != 0 or not isinstance(result, dict):
         raise MalformedPayload(name, f"expected retCode 0 and an object 'result', got {members(body)}")
@@ -65,7 +71,7 @@ class Tickers(Endpoint):
     name: ClassVar[str] = "bybit.tickers"
     account: ClassVar[str] = VENUE
     paths: ClassVar[tuple[str, ...]] = ("/v5/market/tickers",)
-    parser_version: ClassVar[int] = 2  # 2: another category asked for is no answer about linear contracts
+    parser_version: ClassVar[int] = 3  # 2: another category is no answer about linear contracts; 3: more coins
     query: ClassVar[frozenset[str]] = frozenset({"category", "symbol", "baseCoin", "expDate"})
     #: metric by member
     stated: ClassVar[Mapping[str, str]] = {
@@ -113,7 +119,7 @@ class FundingHistory(Endpoint):
     name: ClassVar[str] = "bybit.funding_history"
     account: ClassVar[str] = VENUE
     paths: ClassVar[tuple[str, ...]] = ("/v5/market/funding/history",)
-    parser_version: ClassVar[int] = 2  # 2: another category asked for is no answer about linear contracts
+    parser_version: ClassVar[int] = 3  # 2: another category is no answer about linear contracts; 3: more coins
     query: ClassVar[frozenset[str]] = frozenset({"category", "symbol", "startTime", "endTime", "limit"})
 
     def request(self, symbol: str, since: int, now: int) -> Request:
@@ -157,7 +163,7 @@ class OpenInterest(Endpoint):
     name: ClassVar[str] = "bybit.open_interest"
     account: ClassVar[str] = VENUE
     paths: ClassVar[tuple[str, ...]] = ("/v5/market/open-interest",)
-    parser_version: ClassVar[int] = 2  # 2: another category asked for is no answer about linear contracts
+    parser_version: ClassVar[int] = 3  # 2: another category is no answer about linear contracts; 3: more coins
     query: ClassVar[frozenset[str]] = frozenset(
         {"category", "symbol", "intervalTime", "startTime", "endTime", "limit", "cursor"}
     )

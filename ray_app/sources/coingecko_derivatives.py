@@ -35,6 +35,8 @@ from ray_app.sources.reading import (
 from ray_app.sources.refusals import read_answer
 
 _PERCENT: Final = Bounds("a funding rate in percent", -100.0, 100.0)
+#: a symbol of a contract of many coins
+_OF_MANY: Final = re.compile(r"1000|1M[A-Z]")
 _NOT_CODE: Final = re.compile(r"[^a-z0-9]+")
 _WITH_COMMAS: Final = re.compile(r"\$?\d{1,3}(,\d{3})+(\.\d+)?", re.ASCII)
 
@@ -51,6 +53,7 @@ class Derivatives(Endpoint):
     """``/derivatives``: tickers of contracts."""
 
     name: ClassVar[str] = "coingecko.derivatives"
+    parser_version: ClassVar[int] = 2  # 2: more coins
     account: ClassVar[str] = "coingecko"
     paths: ClassVar[tuple[str, ...]] = ("/derivatives",)
     query: ClassVar[frozenset[str]] = frozenset({"include_tickers"})
@@ -98,7 +101,9 @@ class Derivatives(Endpoint):
         book.state(contract, "volume_24h_usd", moment, item.get("volume_24h"), None, venue=venue)
         price = number(book.found, where, "price", _plain(item.get("price")), PRICE)
         index = number(book.found, where, "index", item.get("index"), PRICE)
-        if index is not None and "1000" not in contract.symbol and item["index_id"].isalpha():  # of one coin, surely
+        if (
+            index is not None and not _OF_MANY.search(contract.symbol) and item["index_id"].isalpha()
+        ):  # of one coin, surely
             state("index_price", index)
         if index is not None and price is not None:
             state("basis_pct", float((decimal(price) / decimal(index) - 1) * 100))

@@ -66,6 +66,8 @@ CHAINS: Final[Mapping[str, str]] = {
     "Hedera": "hedera-hashgraph",
     "XRPL": "ripple",
 }
+#: what DeFiLlama called chains before, in answers of these times
+_FORMERLY: Final[Mapping[str, str]] = {"Optimism": "OP Mainnet", "Binance": "BSC"}
 _NAMED: Final = frozenset(CHAINS.values())
 
 
@@ -73,6 +75,7 @@ class Chains(Endpoint):
     """``/v2/chains``: the value locked on every chain now. ``/chains`` was its name before."""
 
     name: ClassVar[str] = "defillama.chains"
+    parser_version: ClassVar[int] = 2  # 2: former names of chains
     account: ClassVar[str] = API
     paths: ClassVar[tuple[str, ...]] = ("/v2/chains", "/chains")
 
@@ -95,7 +98,7 @@ class Chains(Endpoint):
                 )
                 continue
             named += 1
-            coin_id = CHAINS.get(chain)
+            coin_id = CHAINS.get(_FORMERLY.get(chain, chain))
             if coin_id is None:
                 coin_id = identifier(item.get("gecko_id"))
                 if coin_id is None or coin_id in _NAMED:
@@ -144,7 +147,7 @@ class ChainTvl(History):
     """``/v2/historicalChainTvl/{chain}``: the value locked on a chain, a point a day. Before: ``/charts/{chain}``."""
 
     name: ClassVar[str] = "defillama.chain_tvl"
-    parser_version: ClassVar[int] = 2
+    parser_version: ClassVar[int] = 3  # 3: former names of chains
     paths: ClassVar[tuple[str, ...]] = ("/v2/historicalChainTvl/{chain}", "/charts/{chain}")
 
     def request(self, chain: str) -> Request:
@@ -156,6 +159,7 @@ class ChainTvl(History):
     def parse(self, exchange: Exchange) -> Parsed:
         """onchain_data rows of the chain's coin."""
         chain = path_values(self, exchange.request.path)["chain"]
+        chain = _FORMERLY.get(chain, chain)
         if chain not in CHAINS:
             raise MalformedPayload(self.name, f"{shown(chain)} is no chain this node reads")
         found = Findings()

@@ -21,15 +21,16 @@ from ray_app.clock import DAY_MS, HOUR_MS, MINUTE_MS
 from ray_app.errors import MalformedPayload
 from ray_app.sources.base import Endpoint, Exchange, Parsed, Request
 from ray_app.sources.derivatives import (
-    COINS,
     FUNDING_LAG_MS,
     Book,
+    Codes,
     Contract,
     earlier,
     in_range,
     instrument_of,
     read_venue,
 )
+from ray_app.sources.derivatives_coins import COINS
 from ray_app.sources.reading import (
     Bounds,
     as_number,
@@ -42,7 +43,10 @@ from ray_app.sources.reading import (
 )
 
 VENUE: Final = "deribit"
-_SLOW_DOWN: Final = frozenset({10_028, 10_047})
+_CODES: Final = Codes(
+    slow_down=frozenset({10_028, 10_047, 10_066}),
+    transient=frozenset({10_040, 10_041, 11_051, 11_094, 13_028, 13_503, 13_888}),
+)
 _BOUNDS: Final = ("start_timestamp", "end_timestamp")
 #: lengths of DVOL's candles by what a request calls them
 RESOLUTIONS: Final = {"1": 1_000, "60": MINUTE_MS, "3600": HOUR_MS, "43200": 12 * HOUR_MS, "1D": DAY_MS}
@@ -52,7 +56,7 @@ _LEVEL: Final = Bounds("a volatility in percent", 1.0, 1e3)
 
 
 def _result(exchange: Exchange) -> Any:
-    body = expect_object(exchange.request.endpoint, read_venue(exchange, _SLOW_DOWN), "result")
+    body = expect_object(exchange.request.endpoint, read_venue(exchange, _CODES), "result")
     if "result" not in body:
         raise MalformedPayload(exchange.request.endpoint, f"expected a member 'result', got {members(body)}")
     return body["result"]
@@ -129,6 +133,7 @@ class BookSummary(Endpoint):
     """``/public/get_book_summary_by_currency`` with ``kind=option``: every open option of a currency."""
 
     name: ClassVar[str] = "deribit.book_summary"
+    parser_version: ClassVar[int] = 2  # 2: futures and such among the options are left alone
     account: ClassVar[str] = VENUE
     paths: ClassVar[tuple[str, ...]] = ("/public/get_book_summary_by_currency",)
     query: ClassVar[frozenset[str]] = frozenset({"currency", "kind"})
@@ -146,12 +151,16 @@ class BookSummary(Endpoint):
         currency, coin_id = _coin(self.name, exchange.request)
         items = expect_list(self.name, _result(exchange), "summaries of options")
         book = Book(VENUE, self.name, exchange.fetched_at)
-        pattern = re.compile(rf"{currency}-\d{{1,2}}[A-Z]{{3}}\d{{2}}-[0-9d]+-([CP])", re.ASCII)
+        expiry = rf"{currency}-\d{{1,2}}[A-Z]{{3}}\d{{2}}"
+        pattern = re.compile(rf"{expiry}-[0-9d]+-([CP])", re.ASCII)
+        other = re.compile(rf"{expiry}|{currency}-PERPETUAL|{currency}-[A-Z]{{2,5}}-[0-9A-Zd_-]+|{currency}_[A-Z]+")
         opened: dict[str, tuple[str, float]] = {}
         moments: list[int] = []
         whole = True
         for position, item in enumerate(items):
             name = item.get("instrument_name") if isinstance(item, dict) else None
+            if isinstance(name, str) and other.fullmatch(name):
+                continue  # without a kind, the answer is about futures, combinations and spot, too
             match = pattern.fullmatch(name) if isinstance(name, str) else None
             if match is None or not isinstance(item, dict):
                 whole = False

@@ -16,8 +16,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, TypeGuard
 
 from ray_app.clock import MINUTE_MS
-from ray_app.errors import MalformedPayload, RateLimited, RegionBlocked
+from ray_app.errors import MalformedPayload, RateLimited, RegionBlocked, UpstreamUnavailable
 from ray_app.sources.base import Exchange, Request, Row
+from ray_app.sources.derivatives_coins import COINS
 from ray_app.sources.reading import (
     PRICE,
     USD_AMOUNT,
@@ -32,7 +33,7 @@ from ray_app.sources.reading import (
     requested,
     shown,
 )
-from ray_app.sources.refusals import read_answer, refusal_in, retry_after_s
+from ray_app.sources.refusals import Refusal, read_answer, refusal_in, retry_after_s
 from ray_app.sources.statements import statement_row
 
 
@@ -80,46 +81,12 @@ METRICS: Final[Mapping[str, Metric]] = {
     "volume_24h_usd": Metric("USD", "traded in the 24 hours before", USD_AMOUNT),
 }
 
-#: tickers of base coins → CoinGecko's ids. What is not here has no rows: a ticker alone names no coin.
-COINS: Final[Mapping[str, str]] = {
-    "BTC": "bitcoin",
-    "ETH": "ethereum",
-    "SOL": "solana",
-    "XRP": "ripple",
-    "BNB": "binancecoin",
-    "DOGE": "dogecoin",
-    "ADA": "cardano",
-    "AVAX": "avalanche-2",
-    "LINK": "chainlink",
-    "LTC": "litecoin",
-    "BCH": "bitcoin-cash",
-    "DOT": "polkadot",
-    "TRX": "tron",
-    "TON": "the-open-network",
-    "SUI": "sui",
-    "UNI": "uniswap",
-    "APT": "aptos",
-    "NEAR": "near",
-    "ATOM": "cosmos",
-    "FIL": "filecoin",
-    "ARB": "arbitrum",
-    "OP": "optimism",
-    "XLM": "stellar",
-    "HBAR": "hedera-hashgraph",
-    "ETC": "ethereum-classic",
-    "AAVE": "aave",
-    "INJ": "injective-protocol",
-    "ICP": "internet-computer",
-    "HYPE": "hyperliquid",
-    "PEPE": "pepe",
-    "SHIB": "shiba-inu",
-    "BONK": "bonk",
-    "FLOKI": "floki",
-}
 #: Bybit: "not available to you due to regulatory restrictions"; OKX: "restricted due to local compliance"
 _COMPLIANCE: Final = frozenset({10_024, 51_155})
-#: a contract of many coins: 1000PEPEUSDT (Binance, Bybit), SHIB1000USDT (Bybit)
-_MANY: Final = re.compile(r"(?:(1000|10000|1000000)([A-Z]+)|([A-Z]+)(1000|10000|1000000))")
+#: error envelopes repeat what was asked, but are no longer than this
+_LONGEST_ENVELOPE: Final = 64_000
+#: a contract of many coins: 1000PEPEUSDT (Binance, Bybit), 1MBABYDOGEUSDT (Binance), SHIB1000USDT (Bybit)
+_MANY: Final = re.compile(r"(?:(1000|10000|1000000|1M)([A-Z]+)|([A-Z]+)(1000|10000|1000000))")
 
 #: A settlement is public at once, a point of a series after some minutes [assumed, until the node measures its own].
 FUNDING_LAG_MS: Final = MINUTE_MS
@@ -157,13 +124,13 @@ class Contract:
 
 
 def contract_of(symbol: str, base: str) -> Contract | None:
-    """The contract of a base ticker; None: not one of :data:`COINS`."""
+    """The contract of a base ticker; None: not one of :data:`ray_app.sources.derivatives_coins.COINS`."""
     if base in COINS:
         return Contract(symbol, COINS[base])
     many = _MANY.fullmatch(base)
     if many is None:
         return None
-    ticker, units = many[2] or many[3], many[1] or many[4]
+    ticker, units = many[2] or many[3], (many[1] or many[4]).replace("M", "000000")
     return Contract(symbol, COINS[ticker], int(units)) if ticker in COINS else None
 
 
@@ -201,23 +168,49 @@ def present(value: object) -> object:
     return None if value == "" else value
 
 
-def read_venue(exchange: Exchange, slow_down: frozenset[int]) -> Any:
-    """As :func:`read_answer`; ``slow_down``: the venue's own codes for "too many requests", under any status.
+@dataclass(frozen=True, slots=True)
+class Codes:
+    """A venue's own error codes that say more than "no", under any status.
+
+    ``slow_down``: too many requests; ``banned``: the address waits ``ban_s``, where the answer does not say how long;
+    ``transient``: the venue's own trouble, which passes.
+    """
+
+    slow_down: frozenset[int]
+    transient: frozenset[int]
+    banned: frozenset[int] = frozenset()
+    ban_s: float | None = None
+
+
+def read_venue(exchange: Exchange, codes: Codes) -> Any:
+    """As :func:`read_answer`, with the venue's own ``codes``.
 
     RegionBlocked also for the codes by which Bybit and OKX say that local law keeps them from answering.
     """
-    if len(exchange.body) < 2_000 and (exchange.status == 200 or 400 <= exchange.status < 500):
-        try:
-            refusal = refusal_in(decode(exchange.request.endpoint, exchange.body))
-        except MalformedPayload:
-            refusal = None
-        if refusal is not None and refusal.code in _COMPLIANCE:
-            said = f"this venue refuses requests from this region (code {refusal.code}): {refusal.message}"
-            raise RegionBlocked(exchange.request.endpoint, said)
-        if refusal is not None and refusal.code in slow_down:
-            said = f"the upstream refused: {refusal.message} (code {refusal.code})"
-            raise RateLimited(exchange.request.endpoint, said, retry_after_s(exchange))
+    endpoint, status = exchange.request.endpoint, exchange.status
+    refusal = _envelope(exchange) if status == 200 or 400 <= status < 500 else None
+    if refusal is not None:
+        said = f"the upstream refused: {refusal.message} (code {refusal.code})"
+        if refusal.code in _COMPLIANCE:
+            words = f"this venue refuses requests from this region (code {refusal.code}): {refusal.message}"
+            raise RegionBlocked(endpoint, words)
+        if refusal.code in codes.slow_down:
+            raise RateLimited(endpoint, said, retry_after_s(exchange))
+        if refusal.code in codes.banned:
+            raise RateLimited(endpoint, said, retry_after_s(exchange) or codes.ban_s)
+        if refusal.code in codes.transient:
+            raise UpstreamUnavailable(endpoint, said)
     return read_answer(exchange)
+
+
+def _envelope(exchange: Exchange) -> Refusal | None:
+    """The error envelope of an answer that is short enough to be one."""
+    if len(exchange.body) > _LONGEST_ENVELOPE or not exchange.body.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
+        return None
+    try:
+        return refusal_in(decode(exchange.request.endpoint, exchange.body))
+    except MalformedPayload:
+        return None
 
 
 def asked(endpoint: str, request: Request, name: str, item: Mapping[str, Any], member: str) -> None:

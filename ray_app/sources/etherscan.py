@@ -40,6 +40,7 @@ class Action(Endpoint):
     """What every action of ``/api`` on Ethereum's main chain is."""
 
     account: ClassVar[str] = "etherscan"
+    parser_version: ClassVar[int] = 2  # 2: a status that is a number is read
     paths: ClassVar[tuple[str, ...]] = ("/api",)
     query: ClassVar[frozenset[str]] = frozenset({"chainid", "module", "action"})
 
@@ -55,7 +56,7 @@ class Action(Endpoint):
         body = expect_object(self.name, decode(self.name, exchange.body), "status, message, result")
         if "status" not in body and refusal_in(body) is None:
             raise MalformedPayload(self.name, "not the action's answer: it has no status")
-        if body.get("status") != "1":
+        if body.get("status") not in ("1", 1):
             refusal = refusal_in({k: v for k, v in body.items() if k not in {"status", "message"}})
             said = refusal.message if refusal is not None else words(body.get("result") or body.get("message"))
             refuse(exchange, refusal or Refusal(said))

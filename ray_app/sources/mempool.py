@@ -52,6 +52,7 @@ class Hashrate(Endpoint):
     """
 
     name: ClassVar[str] = "mempool.hashrate"
+    parser_version: ClassVar[int] = 2  # 2: null for no retargets
     account: ClassVar[str] = "mempool"
     paths: ClassVar[tuple[str, ...]] = ("/v1/mining/hashrate/{span}", "/v1/mining/hashrate")
     aliases: ClassVar[Mapping[str, str]] = {"timePeriod": "span", "interval": "span"}
@@ -67,7 +68,8 @@ class Hashrate(Endpoint):
         path_values(self, exchange.request.path)
         body = expect_object(self.name, read_answer(exchange), "hashrates")
         hashrates = expect_list(self.name, body.get("hashrates"), "{timestamp, avgHashrate}")
-        retargets = expect_list(self.name, body.get("difficulty", []), "{time, difficulty}")
+        stated = body.get("difficulty")
+        retargets = expect_list(self.name, stated, "{time, difficulty}") if stated is not None else []
         found = Findings()
         rows = Statements(self.name, exchange.fetched_at, found)
         days = [at for item in hashrates if (at := self._state(rows, item, "timestamp", "hash_rate", "avgHashrate"))]

@@ -20,6 +20,7 @@ from ray_app.sources.base import Endpoint, Exchange, Parsed, Request
 from ray_app.sources.derivatives import (
     FUNDING_LAG_MS,
     Book,
+    Codes,
     asked,
     coins_context,
     present,
@@ -30,14 +31,17 @@ from ray_app.sources.derivatives import (
 from ray_app.sources.reading import absent, as_number, expect_object, members, readable, requested, shown
 
 VENUE: Final = "okx"
-_SLOW_DOWN: Final = frozenset({50_011, 50_061})
+_CODES: Final = Codes(
+    slow_down=frozenset({50_011, 50_061}),
+    transient=frozenset({50_001, 50_004, 50_005, 50_013, 50_026}),
+)
 _PAGE: Final = 100
 
 
 def _data(exchange: Exchange) -> list[Any]:
     """``data`` of a good answer, an array about what was asked for."""
     name = exchange.request.endpoint
-    body = expect_object(name, read_venue(exchange, _SLOW_DOWN), "code, data")
+    body = expect_object(name, read_venue(exchange, _CODES), "code, data")
     data = body.get("data")
     if body.get("code") not in ("0", 0) or not isinstance(data, list):
         raise MalformedPayload(name, f"expected code \"0\" and an array 'data', got {members(body)}")
@@ -83,6 +87,7 @@ class FundingRate(_Snapshot):
     """``/public/funding-rate``: the estimate for the settlement to come."""
 
     name: ClassVar[str] = "okx.funding_rate"
+    parser_version: ClassVar[int] = 2  # 2: more coins
     paths: ClassVar[tuple[str, ...]] = ("/api/v5/public/funding-rate",)
     query: ClassVar[frozenset[str]] = frozenset({"instId"})
     stated: ClassVar[Mapping[str, str]] = {"fundingRate": "predicted_funding_rate"}
@@ -96,6 +101,7 @@ class OpenInterest(_Snapshot):
     """``/public/open-interest``: of one swap, or all in one call."""
 
     name: ClassVar[str] = "okx.open_interest"
+    parser_version: ClassVar[int] = 2  # 2: more coins
     paths: ClassVar[tuple[str, ...]] = ("/api/v5/public/open-interest",)
     query: ClassVar[frozenset[str]] = frozenset({"instType", "instId", "uly", "instFamily"})
     stated: ClassVar[Mapping[str, str]] = {
@@ -114,6 +120,7 @@ class MarkPrice(_Snapshot):
     """``/public/mark-price``: of one swap, or all in one call."""
 
     name: ClassVar[str] = "okx.mark_price"
+    parser_version: ClassVar[int] = 2  # 2: more coins
     paths: ClassVar[tuple[str, ...]] = ("/api/v5/public/mark-price",)
     query: ClassVar[frozenset[str]] = frozenset({"instType", "instId", "uly", "instFamily"})
     stated: ClassVar[Mapping[str, str]] = {"markPx": "mark_price"}
@@ -128,6 +135,7 @@ class FundingRateHistory(Endpoint):
     """``/public/funding-rate-history``: what was settled, newest first, three months back."""
 
     name: ClassVar[str] = "okx.funding_rate_history"
+    parser_version: ClassVar[int] = 2  # 2: more coins
     account: ClassVar[str] = VENUE
     paths: ClassVar[tuple[str, ...]] = ("/api/v5/public/funding-rate-history",)
     query: ClassVar[frozenset[str]] = frozenset({"instId", "before", "after", "limit"})

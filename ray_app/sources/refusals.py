@@ -23,6 +23,12 @@ from ray_app.sources.reading import as_number, decode, printable, shown
 _SLOW_DOWN = re.compile(
     r"rate limit|throttl|too[ _]many[ _](?:requests|visits)|access too frequent|error code: 1015", re.IGNORECASE
 )
+#: what is the upstream's own trouble, and passes
+_PASSES = re.compile(
+    r"time(?:d[ _])?out|too busy|systems? (?:is|are) busy|temporarily[ _]unavailable|service unavailable"
+    r"|(?:internal|system|server) error|try again (?:later|soon|shortly|in a)|under maintenance",
+    re.IGNORECASE,
+)
 #: what CloudFront and venues say to an address in the wrong country
 _REGION = re.compile(r"block access from your country|from a restricted location", re.IGNORECASE)
 #: Cloudflare's own number for "You are being rate limited"
@@ -93,7 +99,7 @@ def refusal_in(body: Any) -> Refusal | None:
         code = _code(body.get(number))
         if code and isinstance(body.get(words), str):
             return Refusal(_words(body[words]), code)
-    if isinstance(status, str) and "error" in status and isinstance(body.get("info"), str):  # CryptoPanic
+    if isinstance(status, str) and status.lower() != "ok" and isinstance(body.get("info"), str):  # CryptoPanic
         return Refusal(_words(body["info"]))
     response = body.get("response")
     if isinstance(response, dict) and response.get("status") == "error":  # the Guardian
@@ -157,7 +163,7 @@ def _raise_refusal(exchange: Exchange, refusal: Refusal) -> NoReturn:
     said = f"the upstream refused: {refusal.message}{code}"
     if _slow_down(refusal):
         raise RateLimited(endpoint, said, retry_after_s(exchange))
-    if refusal.code is not None and 500 <= refusal.code < 600:
+    if (refusal.code is not None and 500 <= refusal.code < 600) or _PASSES.search(refusal.message):
         raise UpstreamUnavailable(endpoint, said)
     raise UpstreamRejected(endpoint, said)
 
@@ -175,6 +181,9 @@ def _in_words(exchange: Exchange) -> str:
     except MalformedPayload:
         return _plain(exchange.body) or _reason(exchange.status)
     refusal = refusal_in(body)
+    context = body.get("context") if isinstance(body, dict) else None
+    if refusal is None and isinstance(context, dict) and isinstance(context.get("error"), str):
+        return _words(context["error"])  # Blockchair
     if refusal is None and isinstance(body, dict) and isinstance(body.get("msg"), str):
         return _words(body["msg"])  # Binance, to who may not ask: with the code 0
     if refusal is None and isinstance(body, dict) and isinstance(body.get("status"), str):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from ray_app.errors import ConfigError
 from ray_app.sources import MODULES
 
 ROOT = Path(__file__).parents[2]
-NAME = "chain_facts9"
+NAME = "series"  # a word of other tests, too
 
 
 def copied(target: Path) -> Path:
@@ -46,9 +47,18 @@ def test_the_source_laid_down_is_clean_and_passes_the_contract_and_its_own_tests
     run(folder, "-m", "ruff", "format", "--no-cache", "--check", *code)
     own = [path for path in code if Path(path).name.startswith("test_")]
     assert len(own) == 3
-    tests = ("-n0", "-q", "-p", "no:cacheprovider", "-k", NAME, "tests/sources/test_contract.py", *own)
-    assert re.search(r"\d\d passed", run(folder, "-m", "pytest", *tests))
-    assert said.splitlines()[-1].startswith(f"python -m pytest -k {NAME} tests/sources/test_contract.py")
+    _, *told = shlex.split(said.splitlines()[-1])
+    assert [path for path in told if path.startswith("tests/")] == [
+        *("tests/sources/test_contract.py", "tests/sources/test_fuzz.py"),
+        *own,
+    ]
+    told.remove("tests/sources/test_fuzz.py")
+    passed = run(folder, *told, "-n0", "-v", "-p", "no:cacheprovider")
+    assert re.search(r"\d\d passed", passed)
+    assert f"[{NAME}.series" in passed
+    of_it = (f"[{NAME}.", f"-{NAME}.", f"_{NAME}.py")
+    assert [line for line in passed.splitlines() if "::" in line and not any(part in line for part in of_it)] == []
+    run(folder, "-c", "from tests.sources.test_terms import test_terms_are_said_in_full as test; test()")
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)

@@ -12,7 +12,7 @@ from ray_app.collection.feeds import Ask, Feed, subject_id
 from ray_app.settings import Settings
 from ray_app.sources import ENDPOINTS
 from ray_app.sources.addressing import path_values
-from ray_app.sources.derivatives import COINS
+from ray_app.sources.derivatives_coins import COINS
 
 NOW = 1_779_105_600_000
 LIMITS = {account.name: account.limits for account in ACCOUNTS}

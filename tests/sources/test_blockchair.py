@@ -87,7 +87,7 @@ def test_the_context_s_code_counts_whatever_the_status(status, code, error):
 def test_other_codes_are_refusals():
     with pytest.raises(UpstreamRejected, match="Invalid chain"):
         STATS.parse(answer(NAME, {"data": None, "context": {"code": 404, "error": "Invalid chain"}}))
-    with pytest.raises(UpstreamRejected):
+    with pytest.raises(UpstreamRejected, match=r"HTTP 404: Invalid chain$"):
         STATS.parse(answer(NAME, {"data": None, "context": {"code": 404, "error": "Invalid chain"}}, status=404))
 
 

@@ -91,6 +91,8 @@ def test_recorded_urls_lead_here_without_their_key(url):
         (403, {"status": "api_error", "info": "not in your plan"}, UpstreamRejected),
         (404, {"detail": "Invalid page."}, UpstreamRejected),
         (200, {"status": "api_error", "info": "Token not found"}, UpstreamRejected),
+        (200, {"status": "Incomplete", "info": "Rate limit exceeded"}, RateLimited),
+        (200, {"status": "Incomplete", "info": "Token not found"}, UpstreamRejected),
         (200, {"results": {}}, MalformedPayload),
         (200, {"results": [1, "post"]}, MalformedPayload),
     ],

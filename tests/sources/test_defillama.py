@@ -10,7 +10,7 @@ import pytest
 from ray_app.clock import DAY_MS, HOUR_MS, to_ms
 from ray_app.errors import MalformedPayload, UpstreamRejected
 from ray_app.sources import ENDPOINTS, Exchange, Request
-from ray_app.sources.addressing import request_of_url
+from ray_app.sources.addressing import request_of_params, request_of_url
 from tests.sources.samples import FETCHED_AT, MIDNIGHT, answer
 from tests.sources.samples_onchain import BODIES
 
@@ -47,6 +47,13 @@ def test_of_the_chains_of_one_coin_the_named_one_counts():
         "crypto-com-chain": 3.0,
     }
     assert result.issues == ()
+
+
+def test_chains_by_their_former_names():
+    result = locked(chain("Optimism", "optimism", 5), chain("Binance", "binancecoin", 7))
+    assert {row.key["coin_id"]: row.values["value"] for row in result.rows} == {"optimism": 5.0, "binancecoin": 7.0}
+    old = request_of_params(CHAIN, {"chain": "Optimism"})
+    assert CHAIN.parse(answer(CHAIN.name, request=old)).rows == CHAIN.parse(answer(CHAIN.name)).rows
 
 
 def test_two_chains_of_a_coin_that_names_none_are_left_out():

@@ -9,10 +9,11 @@ from dataclasses import replace
 import pytest
 
 from ray_app.clock import DAY_MS, HOUR_MS, MINUTE_MS
-from ray_app.errors import MalformedPayload, RateLimited, RegionBlocked, UpstreamRejected
+from ray_app.errors import MalformedPayload, RateLimited, RegionBlocked, UpstreamRejected, UpstreamUnavailable
 from ray_app.sources import ENDPOINTS, Exchange, Request
 from ray_app.sources.coingecko_derivatives import venue_code
-from ray_app.sources.derivatives import COINS, DISAGREEMENTS, METRICS, Contract, contract_of, usdt_perpetual, usdt_swap
+from ray_app.sources.derivatives import DISAGREEMENTS, METRICS, Contract, contract_of, usdt_perpetual, usdt_swap
+from ray_app.sources.derivatives_coins import COINS
 from tests.sources.samples import BODIES, FETCHED_AT, NOON, REQUESTS, answer
 from tests.sources.samples_derivatives import PREMIUM, SETTLED, bybit, okx, option, rpc, ticker
 
@@ -66,6 +67,12 @@ def test_disagreements_compare_what_two_venues_state():
         ("BTCUSDT", Contract("BTCUSDT", "bitcoin")),
         ("1000PEPEUSDT", Contract("1000PEPEUSDT", "pepe", 1_000)),
         ("SHIB1000USDT", Contract("SHIB1000USDT", "shiba-inu", 1_000)),
+        ("1000000MOGUSDT", Contract("1000000MOGUSDT", "mog-coin", 1_000_000)),
+        ("1MBABYDOGEUSDT", Contract("1MBABYDOGEUSDT", "baby-doge-coin", 1_000_000)),
+        ("TAOUSDT", Contract("TAOUSDT", "bittensor")),
+        ("MATICUSDT", Contract("MATICUSDT", "matic-network")),
+        ("1MUSDT", None),
+        ("BTC1MUSDT", None),
         ("BTCUSDT_260626", None),
         ("BTCUSDC", None),
         ("USDT", None),
@@ -127,6 +134,16 @@ def test_a_ban_is_a_rate_limit_with_its_end(name):
         ("deribit", {"jsonrpc": "2.0", "error": {"message": "Invalid params", "code": -32602}}, 400, UpstreamRejected),
         ("deribit", {"jsonrpc": "2.0", "error": {"message": "slower", "code": 10028}}, 400, RateLimited),
         ("deribit", {"jsonrpc": "2.0", "error": {"message": "too_many_requests", "code": 10028}}, 200, RateLimited),
+        ("deribit", {"jsonrpc": "2.0", "error": {"message": "slower", "code": 10066}}, 400, RateLimited),
+        ("binance", {"code": -1001, "msg": "Disconnected."}, 400, UpstreamUnavailable),
+        ("binance", {"code": -1008, "msg": "Overloaded."}, 200, UpstreamUnavailable),
+        ("bybit", {"retCode": 10000, "retMsg": "late", "result": {}, "time": 1}, 200, UpstreamUnavailable),
+        ("bybit", {"retCode": 10016, "retMsg": "Oops.", "result": {}, "time": 1}, 200, UpstreamUnavailable),
+        ("bybit", {"retCode": 10009, "retMsg": "IP has been banned", "result": {}, "time": 1}, 200, RateLimited),
+        ("okx", {"code": "50001", "data": [], "msg": "Upgrading"}, 200, UpstreamUnavailable),
+        ("okx", {"code": "50013", "data": [], "msg": "Busy"}, 400, UpstreamUnavailable),
+        ("deribit", {"jsonrpc": "2.0", "error": {"message": "later", "code": 13028}}, 200, UpstreamUnavailable),
+        ("deribit", {"jsonrpc": "2.0", "error": {"message": "later", "code": 11051}}, 400, UpstreamUnavailable),
     ],
 )
 def test_refusals_of_each_venue(prefix, body, status, error):
@@ -140,6 +157,16 @@ def test_bybit_s_403_of_too_many_requests_waits_ten_minutes():
     with pytest.raises(RateLimited) as caught:
         read("bybit.tickers", b"403, access too frequent", status=403)
     assert caught.value.retry_after_s == 600
+    with pytest.raises(RateLimited, match="code 10009") as caught:
+        read("bybit.tickers", {"retCode": 10009, "retMsg": "IP has been banned.", "result": {}, "time": 1})
+    assert caught.value.retry_after_s == 600
+
+
+def test_a_long_message_does_not_hide_its_code():
+    with pytest.raises(RateLimited):
+        read("binance.premium_index", {"code": -1003, "msg": "x" * 5_000}, status=400)
+    with pytest.raises(UpstreamRejected):
+        read("binance.premium_index", {"code": -1003, "msg": "x" * 100_000}, status=400)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if "symbol" in REQUESTS[name]().params])
@@ -409,6 +436,33 @@ def test_without_calls_there_is_no_ratio_and_twice_the_same_option_counts_once()
     assert read("deribit.book_summary", rpc([put, put | {"open_interest": 6}, call])).rows == ()
     with pytest.raises(MalformedPayload, match="option of BTC"):
         read("deribit.book_summary", rpc([option("ETH-26JUN26-80000-P", 5)]))
+
+
+def test_without_a_kind_futures_among_the_options_are_left_alone():
+    options = [option("BTC-26JUN26-80000-P", 5), option("BTC-26JUN26-80000-C", 10)]
+    others = [
+        option(name, None) for name in ("BTC-PERPETUAL", "BTC-25SEP26", "BTC-FS-25SEP26_PERP", "BTC_USDC", "BTC-4JUL26")
+    ]
+    request = Request("deribit.book_summary", REQUESTS["deribit.book_summary"]().path, {"currency": "BTC"})
+    parsed = read("deribit.book_summary", rpc([*others, *options]), request=request)
+    assert stated(parsed) == {
+        ("deribit", "BTC-OPTIONS", "options_open_interest", NOON + 6_900): 15.0,
+        ("deribit", "BTC-OPTIONS", "put_call_ratio", NOON + 6_900): 0.5,
+    }
+    assert parsed.issues == ()
+    for odd in ("ETH-PERPETUAL", "BTC-26JUN26-80000", "BTC-26JUN26-80000-X", None):
+        spoilt = read("deribit.book_summary", rpc([*options, option(odd, 1)]), request=request)
+        assert (spoilt.rows, [issue.kind for issue in spoilt.issues]) == ((), ["wrong_type"])
+    with pytest.raises(MalformedPayload, match="option of BTC"):
+        read("deribit.book_summary", rpc(others), request=request)
+
+
+def test_coingecko_s_index_of_a_million_coins_is_not_that_of_one():
+    for symbol in ("1MBABYDOGEUSDT", "1000000MOGUSDT"):
+        item = ticker(symbol=symbol, index_id="BABYDOGE")
+        metrics = {row.key["metric"] for row in read("coingecko.derivatives", [item]).rows}
+        assert "open_interest_usd" in metrics
+        assert "index_price" not in metrics
 
 
 def test_deribit_states_an_hour_and_eight_hours_apart():

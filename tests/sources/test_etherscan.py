@@ -7,7 +7,7 @@ import json
 import pytest
 
 from ray_app.clock import to_ms
-from ray_app.errors import MalformedPayload, RateLimited, UpstreamRejected
+from ray_app.errors import MalformedPayload, RateLimited, UpstreamRejected, UpstreamUnavailable
 from ray_app.sources import ENDPOINTS, Exchange, endpoint_for_url
 from ray_app.sources.addressing import request_of_params, request_of_url
 from tests.sources.samples import FETCHED_AT, NOON, answer
@@ -71,6 +71,8 @@ def test_the_price_has_its_own_time():
         ("Max rate limit reached", RateLimited),
         ("Max calls per sec rate limit reached (3/sec)", RateLimited),
         ("Max daily rate limit reached", RateLimited),
+        ("timeout occurred or server too busy. Please try again later", UpstreamUnavailable),
+        ("Query Timeout occured. Please select a smaller result dataset", UpstreamUnavailable),
         ("Invalid API Key (#err2)|", UpstreamRejected),
         ("Missing/Invalid API Key", UpstreamRejected),
         ("Missing or unsupported chainid parameter (required for v2 api)", UpstreamRejected),
@@ -88,6 +90,15 @@ def test_errors_inside_http_200(said, error):
 def test_a_status_0_without_a_reason_in_its_result_says_its_message():
     with pytest.raises(UpstreamRejected, match="NOTOK"):
         GAS.parse(answer(GAS.name, {"status": "0", "message": "NOTOK", "result": None}))
+
+
+@pytest.mark.parametrize("status", ["1", 1])
+def test_the_status_may_be_a_number(status):
+    body = {**BODIES[GAS.name], "status": status}
+    assert GAS.parse(answer(GAS.name, body)).rows == GAS.parse(answer(GAS.name)).rows
+    for refused in (0, "0", 2, None, [1]):
+        with pytest.raises(UpstreamRejected):
+            GAS.parse(answer(GAS.name, {"status": refused, "message": "NOTOK", "result": "Missing/Invalid API Key"}))
 
 
 def test_another_chain_is_refused():

@@ -37,6 +37,14 @@ def test_difficulties_are_read_under_either_name_of_their_time():
     ]
 
 
+def test_null_for_no_retargets_is_none_at_all():
+    parsed = HASHRATE.parse(answer(HASHRATE.name, {**BODIES[HASHRATE.name], "difficulty": None}))
+    assert ([row.key["metric"] for row in parsed.rows], parsed.issues) == (["hash_rate", "hash_rate"], ())
+    for odd in (0, {}, "none"):
+        with pytest.raises(MalformedPayload):
+            HASHRATE.parse(answer(HASHRATE.name, {**BODIES[HASHRATE.name], "difficulty": odd}))
+
+
 def test_times_in_milliseconds_are_no_hash_rates():
     with pytest.raises(MalformedPayload, match="none of"):
         HASHRATE.parse(answer(HASHRATE.name, {"hashrates": [{"timestamp": MIDNIGHT, "avgHashrate": 1e20}]}))

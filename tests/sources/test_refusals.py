@@ -39,6 +39,25 @@ def test_envelope_code_decides_inside_http_200():
             read_answer(answer("coingecko.markets", body))
 
 
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        ("timeout occurred or server too busy. Please try again later", UpstreamUnavailable),
+        ("Query Timeout occured", UpstreamUnavailable),
+        ("timed_out", UpstreamUnavailable),
+        ("Service temporarily unavailable", UpstreamUnavailable),
+        ("Internal error; unable to process your request.", UpstreamUnavailable),
+        ("Internal Server Error", UpstreamUnavailable),
+        ("Too many requests, try again later", RateLimited),
+        ("Invalid symbol", UpstreamRejected),
+        ("no such time outside of the range", UpstreamRejected),
+    ],
+)
+def test_trouble_that_passes_is_no_refusal(words, error):
+    with pytest.raises(error):
+        read_answer(answer("coingecko.markets", {"error": words}))
+
+
 def test_cloudflare_in_front_of_an_upstream_is_understood():
     body = {"title": "Error 1015: You are being rate limited", "status": 429, "error_code": 1015}
     with pytest.raises(RateLimited, match="being rate limited"):
@@ -56,6 +75,9 @@ def test_cloudflare_in_front_of_an_upstream_is_understood():
         {"data": {"error": "inside"}},
         {"errors": []},
         {"status": "ok"},
+        {"status": "ok", "info": "all of it"},
+        {"status": "Incomplete"},
+        {"info": "of the coin"},
         [{"error": "x"}],
         "error",
     ],
@@ -83,6 +105,11 @@ def test_html_error_page_is_told_by_its_title_in_one_short_line():
     with pytest.raises(UpstreamUnavailable) as caught:
         read_answer(answer("coingecko.markets", page, status=502))
     assert str(caught.value) == "coingecko.markets: HTTP 502: api.coingecko.com | 502: Bad gateway"
+
+
+def test_a_status_in_words_is_told_by_its_info():
+    with pytest.raises(UpstreamRejected, match=r"HTTP 403: Token not found$"):
+        read_answer(answer("cryptopanic.posts", {"status": "Incomplete", "info": "Token not found"}, status=403))
 
 
 def test_empty_error_body_is_told_by_the_status():

@@ -25,7 +25,7 @@ from ray_app.assets import AssetRegistry
 from ray_app.collection.feeds import Ask, Feed
 from ray_app.settings import Settings
 from ray_app.sources import Request, endpoint
-from ray_app.sources.derivatives import COINS
+from ray_app.sources.derivatives_coins import COINS
 
 DATASET: Final = "derivatives"
 _MINUTE_S, _HOUR_S, _DAY_S = 60, 3_600, 86_400
