@@ -13,8 +13,9 @@ There is no documentation by Yahoo; upstreams.md §3 and recorded answers. What 
 
 ``known_at`` is the end of the session plus half an hour, and a bar is not read before that: what changes afterwards is
 another version (``vintage`` is the content hash of the five values), known from its own ``first_seen_at``. The end is
-``currentTradingPeriod.regular.end`` for its own day, else the bar's time plus the length of that period: the recorded
-answers stamp past bars with their session's start. A bar stamped later than that is known too late, never too early.
+``currentTradingPeriod.regular.end`` for its own day, else the bar's time plus the length of that period, which may be
+that of a day of early close: the usual length, where it is longer (see ``_Session``). The recorded answers stamp past
+bars with their session's start. A bar stamped later than that is known too late, never too early.
 """
 
 from __future__ import annotations
@@ -68,6 +69,13 @@ _NAMES: Final = {name for name, _ in INDICATORS.values()}
 
 #: a bar is read, and known, this long after its session's end
 SETTLED_MS: Final = 30 * MINUTE_MS
+#: how long what is listed in the USA trades on a usual day: the stock exchanges; Cboe's indices, as VIX
+_SESSIONS: Final = {"America/New_York": 390 * MINUTE_MS, "America/Chicago": 405 * MINUTE_MS}
+_LISTED: Final = frozenset({"INDEX", "ETF", "EQUITY", "MUTUALFUND"})
+#: nothing that trades in the day begins before this hour; what does trades around the clock
+_MORNING_MS: Final = 6 * HOUR_MS
+#: a session around the clock, as Yahoo states it
+_WHOLE_DAY_MS: Final = DAY_MS - MINUTE_MS
 
 _PRICE: Final = Bounds("a price", 1e-12, 1e12)
 _VOLUME: Final = Bounds("a traded volume", 0.0, 1e18)
@@ -168,7 +176,9 @@ class Chart(Endpoint):
         start, end = (_milliseconds(found, symbol, f"regular.{name}", regular.get(name)) for name in ("start", "end"))
         if start is None or end is None or not 0 < end - start <= DAY_MS:
             raise MalformedPayload(self.name, f"'currentTradingPeriod.regular' is no session: {shown(regular)}")
-        return _Session(start, end, int(offset_s) * 1_000)
+        zone, kind = meta.get("exchangeTimezoneName"), meta.get("instrumentType")
+        usual = _SESSIONS.get(zone) if isinstance(zone, str) and kind in _LISTED else None
+        return _Session(start, end, int(offset_s) * 1_000, usual)
 
     def _arrays(
         self, found: Findings, symbol: str, result: Mapping[str, Any]
@@ -198,18 +208,33 @@ class Chart(Endpoint):
 
 @dataclass(frozen=True, slots=True)
 class _Session:
-    """The session ``currentTradingPeriod`` names: the one that is open, or the next, or the last. Times ms."""
+    """The session ``currentTradingPeriod`` names: the one that is open, or the next, or the last. Times ms.
+
+    ``usual_ms``: how long such a session is, where that is known.
+    """
 
     start: int
     end: int
     offset_ms: int
+    usual_ms: int | None
 
     def end_of(self, starts: int) -> int | None:
         """When the session of a bar ends; None: it is after the one named, and cannot have."""
         date, named = _date_of(starts, self.offset_ms), _date_of(self.start, self.offset_ms)
         if date > named:
             return None
-        return max(self.end, starts) if date == named else starts + self.end - self.start
+        if date == named:
+            return max(self.end, starts)
+        return starts + max(self.end - self.start, self._usual(starts - date + self.offset_ms))
+
+    def _usual(self, opens: int) -> int:
+        """How long a session that opens at this local time lasts at the longest: where unknown, to its day's end.
+
+        ``opens`` is by today's offset and may be an hour off: the day's end is an hour later than it.
+        """
+        if self.usual_ms is not None and opens >= _MORNING_MS:
+            return self.usual_ms
+        return min(_WHOLE_DAY_MS, DAY_MS + HOUR_MS - opens)
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,6 +91,35 @@ def test_last_bar_stamped_with_its_last_trade_is_known_too_late_and_never_too_ea
     )
 
 
+def half_day(symbol, opens, closes, **meta):
+    """A chart of Friday's bar asked for on Monday, which is a day of early close, ``opens`` to ``closes`` in UTC."""
+    regular = {"start": (MONDAY + opens) // 1_000, "end": (MONDAY + closes) // 1_000}
+    return chart(symbol, [(FRIDAY + opens) // 1_000], currentTradingPeriod={"regular": regular}, **meta)
+
+
+@pytest.mark.parametrize(
+    ("symbol", "zone", "kind", "offset_h", "opens", "closes", "ends"),
+    [
+        ("^GSPC", "America/New_York", "INDEX", -4, 13.5, 17, 20),
+        ("QQQ", "America/New_York", "ETF", -4, 13.5, 17, 20),
+        ("^GSPC", "America/New_York", "INDEX", -4, 14.5, 18, 21),  # a bar of winter, asked for in summer
+        ("^VIX", "America/Chicago", "INDEX", -5, 13.5, 17.25, 20.25),
+        ("DX-Y.NYB", "America/New_York", "INDEX", -4, 4, 17, 4 + 24 - 1 / 60),
+        ("GC=F", "America/New_York", "FUTURE", -4, 4, 17.5, 4 + 24 - 1 / 60),
+        ("EURUSD=X", "Europe/London", "CURRENCY", 1, -1, 17, -1 + 24 - 1 / 60),
+        ("^N225", "Asia/Tokyo", "INDEX", 9, 0, 2.5, 24 - 9 + 1),
+        ("^GDAXI", None, None, 2, 7, 12, 24 - 2 + 1),
+    ],
+)
+def test_half_a_day_makes_no_other_day_shorter(symbol, zone, kind, offset_h, opens, closes, ends):
+    meta = {"gmtoffset": offset_h * 3_600, "exchangeTimezoneName": zone, "instrumentType": kind}
+    body = half_day(symbol, round(opens * HOUR_MS), round(closes * HOUR_MS), **meta)
+    (row,) = parse(body, FETCHED_AT, symbol).rows
+    assert row.key["indicator_date"] == FRIDAY
+    assert row.values["known_at"] == FRIDAY + round(ends * HOUR_MS) + 30 * MINUTE_MS
+    assert parse(body, row.values["known_at"] - 1, symbol).rows == ()
+
+
 def test_currency_s_day_of_summer_is_the_same_by_the_offset_of_winter():
     """A bar of 2026-05-15 that began at midnight in London in summer, asked for in winter."""
     began = FRIDAY - HOUR_MS
