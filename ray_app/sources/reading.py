@@ -91,7 +91,10 @@ class Findings:
         kept = tuple(self._issues.values())
         if not self._further:
             return kept
-        return (*kept, Issue("further", "answer", "issues", f"{self._further} more than the {MOST_ISSUES} that are kept"))
+        return (
+            *kept,
+            Issue("further", "answer", "issues", f"{self._further} more than the {MOST_ISSUES} that are kept"),
+        )
 
 
 def printable(text: str) -> str:

@@ -34,7 +34,7 @@ from ray_app.sources.addressing import path_values
 from ray_app.sources.base import Endpoint, Exchange, Parsed, Request, Row
 from ray_app.sources.feed_xml import feed_body
 from ray_app.sources.reading import Findings, epoch_time, iso_time, not_ahead, readable, shown
-from ray_app.sources.refusals import require_ok
+from ray_app.sources.refusals import heed_words, require_ok
 from ray_app.sources.rss_feeds import FEEDS, NAME_OF, SITES, Site, place_of
 from ray_app.sources.texts import canonical_url, code_word, depth_of, news_row, plain_text
 
@@ -63,8 +63,9 @@ class Feed(Endpoint):
     paths: ClassVar[tuple[str, ...]] = ("/{feed}",)
     conditional: ClassVar[bool] = True
     #: 2: Media RSS describes no article, a guid is no relative link, HTML's entities under a DOCTYPE, more zones,
-    #: items of one page by their guids
-    parser_version: ClassVar[int] = 2
+    #: items of one page by their guids; 3: "<" before what is no element is text, story ids, more forms of dates,
+    #: the first 2,000 items alone
+    parser_version: ClassVar[int] = 3
 
     def request(self, feed: str) -> Request:
         """The feed called ``feed``."""
@@ -89,7 +90,12 @@ class Feed(Endpoint):
             raise MalformedPayload(
                 self.name, f"no feed is called {shown(name)!r}: whose news it is, is not known; {_known()}"
             )
-        feed, entries = self._read(feed_body(exchange))
+        try:
+            body = feed_body(exchange)
+        except MalformedPayload:
+            heed_words(exchange)
+            raise
+        feed, entries = self._read(body)
         found = Findings()
         home = canonical_url(str(dict.get(feed, "link") or "")) or canonical_url(site.url) or site.url
         language = code_word(dict.get(feed, "language"), 16)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ray_app.clock import DAY_MS, HOUR_MS, MINUTE_MS, to_ms
-from ray_app.errors import MalformedPayload
+from ray_app.errors import MalformedPayload, RateLimited
 from ray_app.sources import ENDPOINTS, Exchange, Request, endpoint_for_url
 from ray_app.sources.addressing import request_of_url
 from ray_app.sources.rss import URLS
@@ -236,6 +236,8 @@ def test_unknown_feed_is_refused():
         ("Bitcoin & ether", "Bitcoin & ether"),
         ("caf&eacute;&nbsp;&hellip; &unknown; &#8220;x&#x201D;", "café … &unknown; “x”"),
         ("a\x0bb\x1fc", "abc"),
+        ("ETH&lt;BTC as traders rotate", "ETH<BTC as traders rotate"),
+        ("<![CDATA[ETH<BTC as traders rotate]]>", "ETH<BTC as traders rotate"),
         ("zero &#0;&#xD800; width", "zero width"),
         ("<![CDATA[R&D <b>&amp; more</b>]]> & so on", "R&D & more & so on"),
     ],
@@ -286,6 +288,25 @@ def test_plain_doctype_may_stand():
 def test_what_is_no_whole_feed_is_refused(body, why):
     with pytest.raises(MalformedPayload, match=why):
         parsed(body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"Too Many Requests",
+        b"error code: 1015",
+        b'{"error": "rate limited"}',
+        b"<html><title>429 Too Many Requests</title>",
+    ],
+)
+def test_limit_in_words_is_one_under_any_status(body):
+    with pytest.raises(RateLimited, match=r"Too Many Requests|1015|rate limited") as caught:
+        parsed(body, headers={"retry-after": "9"})
+    assert caught.value.retry_after_s == 9.0
+
+
+def test_headline_about_limits_is_none():
+    assert only(rss(item(DATE, title="Binance lifts its rate limit"))).values["title"] == "Binance lifts its rate limit"
 
 
 def test_a_huge_body_is_refused_at_once():
