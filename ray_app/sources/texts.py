@@ -165,6 +165,8 @@ _LABEL: Final = re.compile(
     r"|sponsored)\]?\s*[:|–—-]+|\[[^\]]{2,20}\])\s*",
     re.IGNORECASE,
 )
+#: a word of a name: "… - bad crypto news" is the story
+_CAPITALISED: Final = r"(?-i:[^\Wa-zß-öø-ÿ])\w*"
 #: what feeds append to it: "… - CoinDesk", "… | Reuters", "… (example.com)"; not "… – up 5%", which is the story
 _APPENDED: Final = re.compile(
     r"\s+(?:[|–—-]\s+|\()(?:by\s+)?(?:the\s+)?(?:"
@@ -172,12 +174,16 @@ _APPENDED: Final = re.compile(
     r"|coin ?journal|news ?btc|be ?in ?crypto|block|bitcoinist|amb ?crypto|crypto ?(?:news|potato|briefing)"
     r"|crypto ?(?:daily|globe|news flash)|coin ?speaker"
     r"|reuters|bloomberg|cnbc|market ?watch|yahoo(?: finance)?|nasdaq|guardian|forbes|fortune"
-    r"|investing|(?:\w+ ){1,3}(?:news|times|journal|magazine|post|herald|insider|tribune))\)?\s*$",
+    rf"|investing|(?:{_CAPITALISED} ){{1,3}}(?:news|times|journal|magazine|post|herald|insider|tribune))\)?\s*$",
     re.IGNORECASE,
 )
-#: a number as titles write it, or a word
+_UPDATED: Final = re.compile(r"\s*[(\[]updated?[)\]]\s*$", re.IGNORECASE)
+#: U.S. and U.S, which is US
+_INITIALS: Final = re.compile(r"\b(?:[^\W\d_]\.)+[^\W\d_]\b\.?")
+_PERCENT_WORD: Final = re.compile(r"\bper ?cent\b", re.IGNORECASE)
+#: a number as titles write it, the sign of one (no hyphen between words), or a word
 _TOKEN: Final = re.compile(
-    r"(\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?)(?:\s?(k|m|b|bn|million|billion|thousand)\b)?|\w+|%"
+    r"(?<!\w)[+-](?=[$€£¥]?\d)|(\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?)(?:\s?(k|m|b|bn|million|billion|thousand)\b)?|\w+|%"
 )
 _SCALE: Final = {"k": 3, "thousand": 3, "m": 6, "million": 6, "b": 9, "bn": 9, "billion": 9}
 
@@ -189,11 +195,13 @@ def story_id(title: str) -> str:
     Reprints of one story share it, so that a story that forty sites copy counts once. Numbers count, and so does the
     order of words: it says who did what to whom. A title that says the same in other words is another story to it.
     """  # noqa: D205 - one sentence after the other
-    folded = unicodedata.normalize("NFKC", title[:1_000]).casefold().replace("’", "'").replace("'s ", " ")
-    bare = _APPENDED.sub("", _LABEL.sub("", folded))
+    written = unicodedata.normalize("NFKC", title[:1_000]).replace("’", "'").replace("−", "-")
+    told = _UPDATED.sub("", _APPENDED.sub("", _UPDATED.sub("", _LABEL.sub("", written))))
+    said = _INITIALS.sub(lambda match: match[0].replace(".", ""), _PERCENT_WORD.sub("%", told))
+    bare = said.casefold().replace("'s ", " ")
     words = [_token(match) for match in _TOKEN.finditer(bare)]
-    told = [word for word in words if word not in _STOP] or words or [folded.strip()]
-    return hashlib.sha256(" ".join(told).encode("utf-8", "surrogatepass")).hexdigest()
+    kept = [word for word in words if word not in _STOP] or words or [written.casefold().strip()]
+    return hashlib.sha256(" ".join(kept).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _token(match: re.Match[str]) -> str:

@@ -158,6 +158,13 @@ def test_link_that_is_no_address_is_not_stored(link):
         ("Mon, 18 May 2026 12:00:00 CET", NOON - HOUR_MS),
         ("Mon, 18 May 2026 13:00:00 GMT+0200", NOON - HOUR_MS),
         ("Mon, 18 May 2026 09:30:00 GMT-01:30", NOON - HOUR_MS),
+        ("Mon, 18 May 2026 13:00:00 +02:00", NOON - HOUR_MS),
+        ("2026-05-18 11:00:00 UTC", NOON - HOUR_MS),
+        ("2026-05-18 11:00:00GMT", NOON - HOUR_MS),
+        ("2026-05-18 13:00:00 +0200", NOON - HOUR_MS),
+        ("05 Sept 2025 12:00:00 GMT", NOON - 255 * DAY_MS),
+        ("Sun, 17 May 2026 24:00:00 GMT", NOON - 12 * HOUR_MS),
+        ("Mon, 18 May 2026 10:59:60 GMT", NOON - HOUR_MS),
     ],
 )
 def test_dates_as_feeds_write_them(date, ms):
@@ -167,6 +174,7 @@ def test_dates_as_feeds_write_them(date, ms):
 @pytest.mark.parametrize(
     "date",
     ["yesterday", "2026-05-18", "Mon, 18 May 2026", "Mon, 18 May 2026 11:00:00", "Mon, 18 May 2026 11:00:00 BST",
+     "Mon, 18 May 2026 24:00:30 GMT", "2026-05-18 UTC", "2026-05-17 24:00:00 UTC",
      "Mon, 32 May 2026 11:00:00 GMT", "2026-05-18T11:00:00", "1779102000", "Thu, 01 Jan 1970 00:00:00 GMT",
      "Mon, 18 May 2026 12:06:00 GMT", "Tue, 18 May 2027 11:00:00 GMT", "9" * 300, "Mon, 18 May 99999 11:00:00 GMT"],
 )  # fmt: skip
@@ -176,6 +184,15 @@ def test_date_that_is_no_moment_or_ahead_costs_only_the_date(date):
     assert [issue.field for issue in result.issues] == ["published"]
     assert result.rows[0].event_version == FETCHED_AT
     assert result.oldest == NOON - HOUR_MS
+
+
+def test_date_that_is_none_leaves_the_one_beside_it():
+    beside = '<dc:date xmlns:dc="http://purl.org/dc/elements/1.1/">2026-05-18T11:00:00Z</dc:date>'
+    result = parsed(rss(item("<pubDate>yesterday</pubDate>" + beside)))
+    assert [row.values["published_at"] for row in result.rows] == [NOON - HOUR_MS]
+    assert [(issue.kind, issue.field) for issue in result.issues] == [("wrong_type", "published")]
+    ahead = parsed(rss(item("<pubDate>Tue, 19 May 2026 11:00:00 GMT</pubDate>" + beside)))
+    assert [row.values["published_at"] for row in ahead.rows] == [None]
 
 
 def test_undated_feed_has_no_oldest():
