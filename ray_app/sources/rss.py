@@ -32,7 +32,7 @@ from ray_app.clock import DAY_MS, to_ms
 from ray_app.errors import MalformedPayload
 from ray_app.sources.addressing import path_values
 from ray_app.sources.base import Endpoint, Exchange, Parsed, Request, Row
-from ray_app.sources.feed_xml import feed_body
+from ray_app.sources.feed_xml import MOST_ITEMS, feed_body
 from ray_app.sources.reading import Findings, epoch_time, iso_time, not_ahead, readable, shown
 from ray_app.sources.refusals import heed_words, require_ok
 from ray_app.sources.rss_feeds import FEEDS, NAME_OF, SITES, Site, place_of
@@ -97,12 +97,14 @@ class Feed(Endpoint):
                 self.name, f"no feed is called {shown(name)!r}: whose news it is, is not known; {_known()}"
             )
         try:
-            body = feed_body(exchange)
+            body, left_out = feed_body(exchange)
         except MalformedPayload:
             heed_words(exchange)
             raise
         feed, entries = self._read(body)
         found = Findings()
+        if left_out:
+            found.add("out_of_range", site.name, "items", f"{left_out} items after the first {MOST_ITEMS} are not read")
         home = canonical_url(str(dict.get(feed, "link") or "")) or canonical_url(site.url) or site.url
         language = code_word(dict.get(feed, "language"), 16)
         alike: dict[str, list[tuple[Row, dict[str, Any]]]] = {}

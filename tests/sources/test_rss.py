@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ray_app.clock import DAY_MS, HOUR_MS, MINUTE_MS, to_ms
 from ray_app.errors import MalformedPayload, RateLimited
-from ray_app.sources import ENDPOINTS, Exchange, Request, endpoint_for_url
+from ray_app.sources import ENDPOINTS, Exchange, Request, endpoint_for_url, feed_xml
 from ray_app.sources.addressing import request_of_url
 from ray_app.sources.rss import URLS
 from ray_app.sources.rss_feeds import FEEDS, SITES
@@ -324,6 +324,39 @@ def test_limit_in_words_is_one_under_any_status(body):
 
 def test_headline_about_limits_is_none():
     assert only(rss(item(DATE, title="Binance lifts its rate limit"))).values["title"] == "Binance lifts its rate limit"
+
+
+def atom(entries: str) -> bytes:
+    return f'<feed xmlns="http://www.w3.org/2005/Atom"><title>t</title>{entries}<updated>x</updated></feed>'.encode()
+
+
+@pytest.mark.parametrize("more", ["<item/>", "<item></item>", "<item><title>€</title><link>x</link></item>"])
+@pytest.mark.parametrize("after", ["", "<description>at the end</description>"])
+def test_of_very_many_items_the_first_are_read(monkeypatch, more, after):
+    monkeypatch.setattr(feed_xml, "MOST_ITEMS", 20)
+    many = "".join(item(DATE, title=f"€ {n}", link=f"https://site.example/{n}") for n in range(20))
+    whole = parsed(rss(many))
+    assert (len(whole.rows), whole.issues) == (20, ())
+    result = parsed(rss(many + more * 7 + after))
+    assert result.rows == whole.rows
+    assert [(issue.kind, issue.field) for issue in result.issues] == [("out_of_range", "items")]
+    assert result.issues[0].detail.startswith("7 items")
+
+
+def test_of_very_many_entries_the_first_are_read(monkeypatch):
+    monkeypatch.setattr(feed_xml, "MOST_ITEMS", 20)
+    entries = "".join(f"<entry><title>{n}</title><id>u:{n}</id></entry>" for n in range(25))
+    result = parsed(atom(entries))
+    assert [row.values["title"] for row in result.rows] == [str(n) for n in range(20)]
+    assert len(result.issues) == 1
+
+
+def test_what_feedparser_would_take_long_for_is_cut_or_refused():
+    started = time.process_time()
+    assert len(parsed(rss(item(DATE) + "<item/>" * 140_000)).rows) == 1
+    with pytest.raises(MalformedPayload, match="more than 100000 elements"):
+        parsed(rss(item("<a/>" * 240_000)))
+    assert time.process_time() - started < 4.0
 
 
 def test_a_huge_body_is_refused_at_once():
