@@ -75,7 +75,7 @@ _UNITS: Final = {"^IRX": "percent"}
 SETTLED_MS: Final = 30 * MINUTE_MS
 #: how long what is listed in the USA trades on a usual day: the stock exchanges; Cboe's indices, as VIX
 _SESSIONS: Final = {"America/New_York": 390 * MINUTE_MS, "America/Chicago": 405 * MINUTE_MS}
-_LISTED: Final = frozenset({"INDEX", "ETF", "EQUITY", "MUTUALFUND"})
+_LISTED: Final = ("INDEX", "ETF", "EQUITY", "MUTUALFUND")
 #: nothing that trades in the day begins before this hour; what does trades around the clock
 _MORNING_MS: Final = 6 * HOUR_MS
 #: a session around the clock, as Yahoo states it
