@@ -66,7 +66,8 @@ class Row:
 class Issue:
     """A value that was there but cannot be true or read; the value is left NULL and this says so.
 
-    ``kind``: ``wrong_type``, ``out_of_range``, ``inconsistent``, ``duplicate``, ``unknown_id``, ``missing_id``.
+    ``kind``: ``wrong_type``, ``out_of_range``, ``inconsistent``, ``duplicate``, ``unknown_id``, ``missing_id``; or
+    ``further``, which stands for those that were too many to keep.
     """
 
     kind: str

@@ -39,6 +39,7 @@ class Posts(Endpoint):
 
     name: ClassVar[str] = "cryptopanic.posts"
     account: ClassVar[str] = ACCOUNT
+    parser_version: ClassVar[int] = 2  # 2: "<" before what is no element is text; story ids
     #: a recorded URL's path comes without its slash
     paths: ClassVar[tuple[str, ...]] = (V2, V2[:-1], V1, V1[:-1], "/free/v1/posts/", "/free/v1/posts")
     query: ClassVar[frozenset[str]] = frozenset(

@@ -20,7 +20,13 @@ from ray_app.sources.reading import shown
 #: Feeds show tens of items; the longest with full texts are below 2 MB.
 LARGEST: Final = 5_000_000
 DEEPEST: Final = 100
+#: The longest archives that are feeds have hundreds of items, of tens of elements each. What reads them takes seconds
+#: for a hundred thousand: the items after the first ones, which are the newest, are cut off.
+MOST_ITEMS: Final = 2_000
+MOST_ELEMENTS: Final = 100_000
 _ROOTS: Final = frozenset({"rss", "feed", "RDF"})
+_ITEMS: Final = frozenset({"item", "entry"})
+_ITEM_ENDS: Final = re.compile(rb"</(?:[^\s<>:]+:)?(?:item|entry)\s*>")
 _BOMS: Final = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 #: the only encodings that are read; Python knows others that are none of text
 _ENCODING: Final = re.compile(
@@ -44,8 +50,10 @@ class _Refused(Exception):
     """Well-formed or not, this is not to be read."""
 
 
-def feed_body(exchange: Exchange) -> bytes:
-    """The body as well-formed UTF-8 without declaration, whose root is that of a feed.
+def feed_body(exchange: Exchange) -> tuple[bytes, int]:
+    """The body as well-formed UTF-8 without declaration, whose root is that of a feed; and how many items it lost.
+
+    Those are what it had after the first :data:`MOST_ITEMS`.
 
     MalformedPayload: too long, undecodable, not XML, cut off, not RSS, Atom or RDF, or it declares entities.
     """
@@ -61,19 +69,17 @@ def feed_body(exchange: Exchange) -> bytes:
     body = (_mended(typed[1] + text[typed.end() :]) if typed else text).encode()
     try:
         try:
-            _check(body)
+            return _checked(body)
         except expat.ExpatError:
             if typed:
                 raise
-            body = _mended(text).encode()
-            _check(body)
+            return _checked(_mended(text).encode())
     except expat.ExpatError as error:
         cut = "cut off" if error.code in _CUT_OFF else "broken"
         where = f"line {error.lineno}: {expat.errors.messages[error.code]}"
         raise MalformedPayload(endpoint, f"the XML is {cut} at {where}; it begins {shown(text[:60])!r}") from None
     except _Refused as refused:
         raise MalformedPayload(endpoint, str(refused)) from None
-    return body
 
 
 _CUT_OFF: Final = frozenset(
@@ -108,23 +114,56 @@ def _decoded(endpoint: str, exchange: Exchange) -> str:
     raise MalformedPayload(endpoint, f"the body is not text in {', '.join(tried)}; expected RSS or Atom")
 
 
-def _check(body: bytes) -> None:
-    """Raise ExpatError where it is not well-formed, _Refused where it is not a feed or declares anything."""
+class _Items:
+    """Which items a body has beyond those that are read: where the first of them begins, and the last one ends."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.begin = self.end = -1
+        self._level = 0
+
+    def start(self, name: str, level: int, at: int) -> None:
+        if name in _ITEMS and level == (self._level or level):
+            self._level = level
+            self.count += 1
+            if self.count == MOST_ITEMS + 1:
+                self.begin = at
+
+    def stop(self, name: str, level: int, at: int) -> None:
+        if name in _ITEMS and level == self._level and self.begin >= 0:
+            self.end = at
+
+    def cut(self, body: bytes) -> tuple[bytes, int]:
+        """The body without them, and how many they are."""
+        if self.begin < 0:
+            return body, 0
+        closing = _ITEM_ENDS.match(body, self.end)  # of <item/> expat tells where it is over
+        return body[: self.begin] + body[closing.end() if closing else self.end :], self.count - MOST_ITEMS
+
+
+def _checked(body: bytes) -> tuple[bytes, int]:
+    """The body, cut; ExpatError where it is not well-formed, _Refused where it is not a feed or declares anything."""
     parser = expat.ParserCreate("utf-8", namespace_separator=" ")
-    depth = 0
+    depth = elements = 0
+    items = _Items()
 
     def start(name: str, _: object) -> None:
-        nonlocal depth
+        nonlocal depth, elements
         depth += 1
+        elements += items.begin < 0
         local = name.rpartition(" ")[2]
         if depth == 1 and local not in _ROOTS:
             what = "an HTML page" if local.lower() == "html" else f"<{shown(local)}>"
             raise _Refused(f"the body is {what}, not RSS or Atom")
         if depth > DEEPEST:
             raise _Refused(f"elements are nested deeper than {DEEPEST}")
+        if elements > MOST_ELEMENTS:
+            raise _Refused(f"there are more than {MOST_ELEMENTS} elements, which no feed has")
+        items.start(local, depth, parser.CurrentByteIndex)
 
-    def end(_: str) -> None:
+    def end(name: str) -> None:
         nonlocal depth
+        items.stop(name.rpartition(" ")[2], depth, parser.CurrentByteIndex)
         depth -= 1
 
     def doctype(name: str, system: str | None, public: str | None, subset: int) -> None:  # noqa: ARG001 - expat's
@@ -138,6 +177,7 @@ def _check(body: bytes) -> None:
     parser.StartDoctypeDeclHandler, parser.EntityDeclHandler = doctype, entity
     parser.SetParamEntityParsing(expat.XML_PARAM_ENTITY_PARSING_NEVER)
     parser.Parse(body, True)
+    return items.cut(body)
 
 
 def _mended(text: str) -> str:

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import json
 import re
+from codecs import BOM_UTF8
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -45,7 +46,7 @@ from ray_app.sources.reading import (
     readable,
     shown,
 )
-from ray_app.sources.refusals import read_answer, refusal_in
+from ray_app.sources.refusals import heed_words, read_answer, refusal_in
 from ray_app.sources.statements import version_of
 
 #: the unit of each series collected, and of those that recorded answers have; of others nothing is claimed. Base years
@@ -95,7 +96,8 @@ class Observations(Endpoint):
     name: ClassVar[str] = "fred.observations"
     account: ClassVar[str] = "fred"
     paths: ClassVar[tuple[str, ...]] = ("/series/observations",)
-    parser_version: ClassVar[int] = 3  # 2: XML after line breaks is read; 3: plain answers are versioned by value
+    #: 2: XML after line breaks is read; 3: plain answers are versioned by value, JSON after a byte order mark is read
+    parser_version: ClassVar[int] = 3
     query: ClassVar[frozenset[str]] = frozenset(
         {
             *("series_id", "file_type", "realtime_start", "realtime_end", "limit", "offset", "sort_order"),
@@ -158,6 +160,7 @@ class Observations(Endpoint):
         return series
 
     def _page(self, exchange: Exchange) -> _Page:
+        exchange = replace(exchange, body=exchange.body.lstrip().removeprefix(BOM_UTF8))
         braced = exchange.body.lstrip().startswith(b"{")
         # without file_type FRED answers XML; a file on its own may well be JSON
         form = exchange.request.params.get("file_type", "json" if braced else "xml")
@@ -173,7 +176,11 @@ class Observations(Endpoint):
                 raise MalformedPayload(self.name, f"no array 'observations', but {shown(items)}")
             page = _Page(body, items)
         else:
-            page = _xml_page(exchange.request.endpoint, exchange.body)
+            try:
+                page = _xml_page(exchange.request.endpoint, exchange.body)
+            except MalformedPayload:
+                heed_words(exchange)
+                raise
         for name, plain in _AS_PUBLISHED.items():
             said = page.head.get(name)
             if said is not None and str(said) != plain:

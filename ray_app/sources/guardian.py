@@ -130,7 +130,8 @@ class Search(Endpoint):
     name: ClassVar[str] = "guardian.search"
     account: ClassVar[str] = ACCOUNT
     paths: ClassVar[tuple[str, ...]] = ("/search",)
-    parser_version: ClassVar[int] = 2  # 2: without a page in the request, any page is the answer
+    #: 2: without a page in the request, any page is the answer; 3: "<" before what is no element is text; story ids
+    parser_version: ClassVar[int] = 3
     query: ClassVar[frozenset[str]] = frozenset(
         {"q", "query-fields", "section", "tag", "from-date", "to-date", "use-date", "order-by", "page", "page-size"}
         | {"show-fields", "show-tags", "show-elements", "show-references", "show-rights", "show-blocks"}
@@ -195,7 +196,7 @@ class Item(Endpoint):
     name: ClassVar[str] = "guardian.item"
     account: ClassVar[str] = ACCOUNT
     paths: ClassVar[tuple[str, ...]] = ("/{id}",)
-    parser_version: ClassVar[int] = 2  # 2: a tag's or a section's page is read
+    parser_version: ClassVar[int] = 3  # 2: a tag's or a section's page is read; 3: as Search
     query: ClassVar[frozenset[str]] = frozenset(
         {"show-fields", "show-tags", "show-elements", "show-blocks", "show-references", "show-related"}
         | {"show-story-package"}

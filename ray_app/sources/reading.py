@@ -61,20 +61,40 @@ RANK = Bounds("a rank", 1, 1_000_000)
 COUNT = Bounds("a count", 0, 2_147_483_647)
 
 
+#: of one body so many issues are kept; what there is beyond them says no more about it
+MOST_ISSUES: Final = 500
+
+
 class Findings:
-    """Collects the issues of one body; the same thing said twice is kept once (data_quality_events' key)."""
+    """Collects the issues of one body; the same thing said twice is kept once (data_quality_events' key).
+
+    The first :data:`MOST_ISSUES` are kept and the others counted: a body of 1 MB can be wrong in 200,000 places.
+    """
 
     def __init__(self) -> None:
         self._issues: dict[tuple[str, str, str], Issue] = {}
+        self._further = 0
 
     def add(self, kind: str, subject: str, field: str, detail: str) -> None:
         """Record an issue; ids that upstreams make up are made printable and cut to what the table holds."""
         issue = Issue(kind, printable(subject)[:150], printable(field)[:64], detail)
-        self._issues.setdefault((issue.kind, issue.subject, issue.field), issue)
+        key = (issue.kind, issue.subject, issue.field)
+        if key in self._issues:
+            return
+        if len(self._issues) < MOST_ISSUES:
+            self._issues[key] = issue
+        else:
+            self._further += 1
 
     def all(self) -> tuple[Issue, ...]:
-        """Every issue, in the order found."""
-        return tuple(self._issues.values())
+        """The issues, in the order found; where there were more, the last one says how many."""
+        kept = tuple(self._issues.values())
+        if not self._further:
+            return kept
+        return (
+            *kept,
+            Issue("further", "answer", "issues", f"{self._further} more than the {MOST_ISSUES} that are kept"),
+        )
 
 
 def printable(text: str) -> str:

@@ -8,7 +8,8 @@ Formats: https://www.reddit.com/dev/api and upstreams.md §5. What trips people 
 * ``created_utc`` is UTC in seconds, a float; ``created`` is another clock. ``edited`` is false or a time.
 * Deleted posts stay, with ``[deleted]`` or ``[removed]`` for what they said; ``removed_by_category`` says by whom.
 * About 1,000 items deep a listing ends: there is no history to ask for.
-* Errors are ``{"message", "error": 429}``, a private or banned subreddit also has ``reason``; 5xx are HTML.
+* Errors are ``{"message", "error": 429}``, a private or banned subreddit also has ``reason``; 5xx are HTML. When a
+  limit ends, ``x-ratelimit-reset`` says in seconds.
 
 **Deletions are honoured.** A post seen deleted or removed has ``deleted_at`` and no author, title, text or URL (the URL
 holds the title). Posts marked ``over_18`` yield no row of a listing; one that is deleted yields the row that withdraws
@@ -237,6 +238,9 @@ def _answer(exchange: Exchange) -> Any:
         if isinstance(body, dict) and isinstance(body.get("reason"), str):
             said_so = f"HTTP {exchange.status}: {shown(body.get('message'))} ({shown(body['reason'])})"
             raise UpstreamRejected(exchange.request.endpoint, said_so)
+    reset = exchange.headers.get("x-ratelimit-reset")  # seconds from now
+    if reset is not None and "retry-after" not in exchange.headers:
+        exchange = replace(exchange, headers={**exchange.headers, "retry-after": reset})
     return read_answer(exchange)
 
 

@@ -54,8 +54,7 @@ def read_answer(exchange: Exchange) -> Any:
     try:
         body = decode(endpoint, exchange.body)
     except MalformedPayload:
-        if len(exchange.body) < 500 and _SLOW_DOWN.search(exchange.body.decode("utf-8", "replace")):
-            raise RateLimited(endpoint, _in_words(exchange), retry_after_s(exchange)) from None
+        heed_words(exchange)
         raise
     refusal = refusal_in(body)
     if refusal is not None:
@@ -67,6 +66,12 @@ def require_ok(exchange: Exchange) -> None:
     """Raise as :func:`read_answer` does for every status but 200: for bodies that are not JSON."""
     if exchange.status != HTTPStatus.OK:
         _raise_status(exchange)
+
+
+def heed_words(exchange: Exchange) -> None:
+    """RateLimited where a short body, which is not what was asked for, says so in words."""
+    if len(exchange.body) < 500 and _SLOW_DOWN.search(exchange.body.decode("utf-8", "replace")):
+        raise RateLimited(exchange.request.endpoint, _in_words(exchange), retry_after_s(exchange)) from None
 
 
 def refusal_in(body: Any) -> Refusal | None:

@@ -28,13 +28,13 @@ from urllib.parse import urljoin
 
 import feedparser
 
-from ray_app.clock import to_ms
+from ray_app.clock import DAY_MS, to_ms
 from ray_app.errors import MalformedPayload
 from ray_app.sources.addressing import path_values
 from ray_app.sources.base import Endpoint, Exchange, Parsed, Request, Row
-from ray_app.sources.feed_xml import feed_body
+from ray_app.sources.feed_xml import MOST_ITEMS, feed_body
 from ray_app.sources.reading import Findings, epoch_time, iso_time, not_ahead, readable, shown
-from ray_app.sources.refusals import require_ok
+from ray_app.sources.refusals import heed_words, require_ok
 from ray_app.sources.rss_feeds import FEEDS, NAME_OF, SITES, Site, place_of
 from ray_app.sources.texts import canonical_url, code_word, depth_of, news_row, plain_text
 
@@ -47,7 +47,13 @@ _MEDIA: Final = re.compile(rb"""\bxmlns:([\w.-]{1,40})\s*=\s*["']https?://search
 _MEDIA_TEXT: Final = "mediasays"
 #: zones that publishers name and Python does not know. BST is Britain's summer, and Bangladesh: it stays unknown
 _ZONES: Final = {"CET": "+0100", "CEST": "+0200"}
-_ZONE: Final = re.compile(r"(?<=\s)(?:(CEST|CET)|(?:GMT|UTC)([+-]\d{2}):?(\d{2}))$", re.ASCII)
+_ZONE: Final = re.compile(r"(?<=\s)(?:(CEST|CET)|(?:GMT|UTC)?([+-]\d{2}):?(\d{2}))$", re.ASCII)
+_SEPTEMBER: Final = re.compile(r"\bSept\b", re.IGNORECASE)
+#: the end of a day, and a leap second, which Python does not know
+_MIDNIGHT: Final = re.compile(r"(?<=\s)24:00(?=:00\b|\s)", re.ASCII)
+_LEAP: Final = re.compile(r"(?<=\d\d:\d\d):60\b", re.ASCII)
+#: what stands before or instead of the offset of an ISO time
+_ISO_ZONE: Final = re.compile(r"\s*(?:UTC|GMT)$|\s+(?=[+-]\d\d:?\d\d$)", re.ASCII)
 
 
 class Feed(Endpoint):
@@ -63,8 +69,9 @@ class Feed(Endpoint):
     paths: ClassVar[tuple[str, ...]] = ("/{feed}",)
     conditional: ClassVar[bool] = True
     #: 2: Media RSS describes no article, a guid is no relative link, HTML's entities under a DOCTYPE, more zones,
-    #: items of one page by their guids
-    parser_version: ClassVar[int] = 2
+    #: items of one page by their guids; 3: "<" before what is no element is text, story ids, more forms of dates,
+    #: the first 2,000 items alone
+    parser_version: ClassVar[int] = 3
 
     def request(self, feed: str) -> Request:
         """The feed called ``feed``."""
@@ -89,8 +96,15 @@ class Feed(Endpoint):
             raise MalformedPayload(
                 self.name, f"no feed is called {shown(name)!r}: whose news it is, is not known; {_known()}"
             )
-        feed, entries = self._read(feed_body(exchange))
+        try:
+            body, left_out = feed_body(exchange)
+        except MalformedPayload:
+            heed_words(exchange)
+            raise
+        feed, entries = self._read(body)
         found = Findings()
+        if left_out:
+            found.add("out_of_range", site.name, "items", f"{left_out} items after the first {MOST_ITEMS} are not read")
         home = canonical_url(str(dict.get(feed, "link") or "")) or canonical_url(site.url) or site.url
         language = code_word(dict.get(feed, "language"), 16)
         alike: dict[str, list[tuple[Row, dict[str, Any]]]] = {}
@@ -168,7 +182,7 @@ class Feed(Endpoint):
             title=title,
             summary=_summary(entry),
             fetched_at=exchange.fetched_at,
-            published_at=_moment(found, subject, "published", entry, exchange),
+            published_at=_moment(found, subject, entry, exchange.fetched_at),
             author=plain_text(dict.get(entry, "author"), longest=200),
             category=_category(entry) or site.category,
             language=language,
@@ -222,28 +236,36 @@ def _category(entry: dict[str, Any]) -> str | None:
     return next((term for term in terms if term is not None), None)
 
 
-def _moment(found: Findings, subject: str, field: str, entry: dict[str, Any], exchange: Exchange) -> int | None:
+def _moment(found: Findings, subject: str, entry: dict[str, Any], fetched_at: int) -> int | None:
+    """Milliseconds of an article's date; None and an issue where what is said is none.
+
+    RSS 1.0 has dc:date, Atom must have "updated" only, and what cannot be read may have either beside it.
+    """
+    for name in ("published", "updated"):
+        said = dict.get(entry, name)
+        if isinstance(said, str) and said.strip():
+            ms = _milliseconds(found, subject, said.strip()[:80])
+            if ms is not None:
+                return not_ahead(found, subject, "published", ms, fetched_at)
+    return None
+
+
+def _milliseconds(found: Findings, subject: str, text: str) -> int | None:
     """Milliseconds of a date as RSS (RFC 822) or Atom (RFC 3339) writes it; None and an issue where it is none."""
-    said = dict.get(entry, field)
-    if field == "published" and said is None:  # RSS 1.0 has dc:date, Atom must have "updated" only
-        said = dict.get(entry, "updated")
-    if not isinstance(said, str) or not said.strip():
-        return None
-    text = said.strip()[:80]
     moment = _rfc822(text)
     if moment is not None:
-        ms = epoch_time(found, subject, field, moment, 1)
-    elif len(text) < 12:  # a date without a time, which fromisoformat takes for midnight
-        found.add("wrong_type", subject, field, f"{shown(text)!r} is no moment: it has no time")
+        return epoch_time(found, subject, "published", moment, 1)
+    if len(text) < 12:  # a date without a time, which fromisoformat takes for midnight
+        found.add("wrong_type", subject, "published", f"{shown(text)!r} is no moment: it has no time")
         return None
-    else:
-        ms = iso_time(found, subject, field, text)
-    return not_ahead(found, subject, field, ms, exchange.fetched_at)
+    return iso_time(found, subject, "published", _ISO_ZONE.sub(lambda match: "Z" if match[0].strip() else "", text))
 
 
 def _rfc822(text: str) -> int | None:
     """Milliseconds of ``Sat, 15 Aug 2026 16:00:00 +0000``; None: another form, or no zone that says its offset."""
     text = _ZONE.sub(lambda match: _ZONES[match[1]] if match[1] else f"{match[2]}{match[3]}", text)
+    text, midnights = _MIDNIGHT.subn("00:00", _SEPTEMBER.sub("Sep", text))
+    text, leaps = _LEAP.subn(":59", text)
     try:
         moment = parsedate_to_datetime(text)
     except (ValueError, TypeError, OverflowError, IndexError):
@@ -253,7 +275,7 @@ def _rfc822(text: str) -> int | None:
     if moment.tzinfo is None or not any(c.isalpha() for c in text[:12]):
         return None
     try:
-        return to_ms(moment.astimezone(UTC))
+        return to_ms(moment.astimezone(UTC)) + midnights * DAY_MS + leaps * 1_000
     except (OverflowError, ValueError):
         return None
 

@@ -64,14 +64,32 @@ def content_id(address: str) -> str:
 #: elements that stand apart from the text around them
 _BLOCKS: Final = frozenset(("p", "br", "div", "li", "ul", "ol", "tr", "td", "th", "blockquote", "figcaption", "hr"))
 _HEADING: Final = re.compile(r"h[1-6]")
-_TAG: Final = re.compile(r"[a-zA-Z][a-zA-Z0-9]{0,20}")
+_NAME: Final = re.compile(r"/?([a-zA-Z][a-zA-Z0-9]{0,20})(?![a-zA-Z0-9])")
+#: the elements of HTML, of former versions too: "<" before any other word is what was written
+_ELEMENTS: Final = frozenset(
+    re.findall(
+        r"\w+",
+        "a abbr acronym address applet area article aside audio b base basefont bdi bdo big blink blockquote body br "
+        "button canvas caption center cite code col colgroup content data datalist dd del details dfn dialog dir div "
+        "dl dt em embed fieldset figcaption figure font footer form frame frameset h1 h2 h3 h4 h5 h6 head header "
+        "hgroup hr html i iframe image img input ins kbd keygen label legend li link main map mark marquee math menu "
+        "meta meter nav nobr noembed noframes noscript object ol optgroup option output p param path picture plaintext "
+        "pre progress q rb rp rt rtc ruby s samp script search section select slot small source span strike strong "
+        "style sub summary sup svg table tbody td template textarea tfoot th thead time title tr track tt u ul use "
+        "var video wbr xmp",
+    )
+)
+#: what is certainly a tag, whatever its name: one with a prefix or hyphen (Word's <o:p>), or with attributes
+_SURE_TAG: Final = re.compile(
+    r"/?[a-zA-Z][\w.]{0,30}(?:(?:[:-][\w.-]{1,40})?\s{1,9}[\w:.-]{1,40}\s{0,9}=\s{0,9}[\"']|[:-][\w.-]{1,40}\s{0,9}/?>)"
+)
 #: elements whose content is not read, and where it ends
 _UNREAD: Final = {name: re.compile(f"</{name}", re.IGNORECASE) for name in ("script", "style")}
 
 
 def _pieces(markup: str) -> Iterator[str]:
     """The text between the tags. One pass: html.parser takes quadratic time for markup that is made to."""
-    at = 0
+    at, last = 0, markup.rfind(">")
     while (opens := markup.find("<", at)) >= 0:
         yield markup[at:opens]
         if markup.startswith("<!--", opens):
@@ -79,7 +97,7 @@ def _pieces(markup: str) -> Iterator[str]:
         elif markup.startswith("<![CDATA[", opens):
             closes, length = markup.find("]]>", opens), 3
             yield markup[opens + 9 : closes] if closes >= 0 else markup[opens + 9 :]
-        elif markup[opens + 1 : opens + 2].isalpha() or markup[opens + 1 : opens + 2] in {"/", "!", "?"}:
+        elif _is_tag(markup, opens + 1, whole=opens < last):
             closes, length = markup.find(">", opens), 1
         else:
             yield "<"
@@ -88,8 +106,8 @@ def _pieces(markup: str) -> Iterator[str]:
         if closes < 0:  # a tag that was cut off, by whoever shortened the text
             return
         at = closes + length
-        tag = _TAG.match(markup, opens + 1 + markup.startswith("</", opens))
-        name = tag[0].lower() if tag is not None else ""
+        tag = _NAME.match(markup, opens + 1)
+        name = tag[1].lower() if tag is not None else ""
         if name in _BLOCKS or _HEADING.fullmatch(name):
             yield " "
         elif name in _UNREAD and markup[opens + 1] != "/":
@@ -98,6 +116,14 @@ def _pieces(markup: str) -> Iterator[str]:
                 return
             at = end.start()
     yield markup[at:]
+
+
+def _is_tag(markup: str, at: int, *, whole: bool) -> bool:
+    """Whether what follows a "<" is a tag. ``whole``: there is a ">" after it; without, only attributes make it one."""
+    if markup[at : at + 1] in {"!", "?"} or _SURE_TAG.match(markup, at) is not None:
+        return True
+    name = _NAME.match(markup, at)
+    return whole and name is not None and name[1].lower() in _ELEMENTS
 
 
 def _unescaped(text: str) -> str:
@@ -139,6 +165,8 @@ _LABEL: Final = re.compile(
     r"|sponsored)\]?\s*[:|–—-]+|\[[^\]]{2,20}\])\s*",
     re.IGNORECASE,
 )
+#: a word of a name: "… - bad crypto news" is the story
+_CAPITALISED: Final = r"(?-i:[^\Wa-zß-öø-ÿ])\w*"
 #: what feeds append to it: "… - CoinDesk", "… | Reuters", "… (example.com)"; not "… – up 5%", which is the story
 _APPENDED: Final = re.compile(
     r"\s+(?:[|–—-]\s+|\()(?:by\s+)?(?:the\s+)?(?:"
@@ -146,12 +174,16 @@ _APPENDED: Final = re.compile(
     r"|coin ?journal|news ?btc|be ?in ?crypto|block|bitcoinist|amb ?crypto|crypto ?(?:news|potato|briefing)"
     r"|crypto ?(?:daily|globe|news flash)|coin ?speaker"
     r"|reuters|bloomberg|cnbc|market ?watch|yahoo(?: finance)?|nasdaq|guardian|forbes|fortune"
-    r"|investing|(?:\w+ ){1,3}(?:news|times|journal|magazine|post|herald|insider|tribune))\)?\s*$",
+    rf"|investing|(?:{_CAPITALISED} ){{1,3}}(?:news|times|journal|magazine|post|herald|insider|tribune))\)?\s*$",
     re.IGNORECASE,
 )
-#: a number as titles write it, or a word
+_UPDATED: Final = re.compile(r"\s*[(\[]updated?[)\]]\s*$", re.IGNORECASE)
+#: U.S. and U.S, which is US
+_INITIALS: Final = re.compile(r"\b(?:[^\W\d_]\.)+[^\W\d_]\b\.?")
+_PERCENT_WORD: Final = re.compile(r"\bper ?cent\b", re.IGNORECASE)
+#: a number as titles write it, the sign of one (no hyphen between words), or a word
 _TOKEN: Final = re.compile(
-    r"(\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?)(?:\s?(k|m|b|bn|million|billion|thousand)\b)?|\w+|%"
+    r"(?<!\w)[+-](?=[$€£¥]?\d)|(\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?)(?:\s?(k|m|b|bn|million|billion|thousand)\b)?|\w+|%"
 )
 _SCALE: Final = {"k": 3, "thousand": 3, "m": 6, "million": 6, "b": 9, "bn": 9, "billion": 9}
 
@@ -163,11 +195,13 @@ def story_id(title: str) -> str:
     Reprints of one story share it, so that a story that forty sites copy counts once. Numbers count, and so does the
     order of words: it says who did what to whom. A title that says the same in other words is another story to it.
     """  # noqa: D205 - one sentence after the other
-    folded = unicodedata.normalize("NFKC", title[:1_000]).casefold().replace("’", "'").replace("'s ", " ")
-    bare = _APPENDED.sub("", _LABEL.sub("", folded))
+    written = unicodedata.normalize("NFKC", title[:1_000]).replace("’", "'").replace("−", "-")
+    told = _UPDATED.sub("", _APPENDED.sub("", _UPDATED.sub("", _LABEL.sub("", written))))
+    said = _INITIALS.sub(lambda match: match[0].replace(".", ""), _PERCENT_WORD.sub("%", told))
+    bare = said.casefold().replace("'s ", " ")
     words = [_token(match) for match in _TOKEN.finditer(bare)]
-    told = [word for word in words if word not in _STOP] or words or [folded.strip()]
-    return hashlib.sha256(" ".join(told).encode("utf-8", "surrogatepass")).hexdigest()
+    kept = [word for word in words if word not in _STOP] or words or [written.casefold().strip()]
+    return hashlib.sha256(" ".join(kept).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _token(match: re.Match[str]) -> str:

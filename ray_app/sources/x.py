@@ -18,7 +18,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, NoReturn
 
 from ray_app.clock import iso
 from ray_app.errors import MalformedPayload, RateLimited, UpstreamRejected, UpstreamUnavailable
@@ -40,7 +40,7 @@ from ray_app.sources.reading import (
     shown,
     text,
 )
-from ray_app.sources.refusals import read_answer, refusal_in, retry_after_s
+from ray_app.sources.refusals import Refusal, read_answer, refusal_in, refuse, retry_after_s
 
 SITE: Final = "https://x.com"
 PAGE: Final = 100
@@ -126,7 +126,7 @@ class RecentSearch(Endpoint):
             _raise_problem(exchange, body)
             return expect_object(self.name, read_answer(exchange), "data and meta")
         if not isinstance(body.get("data"), list):
-            raise UpstreamRejected(self.name, f"the upstream refused: {_problem(errors[0]) or 'unnamed error'}")
+            _refuse(exchange, errors[0])
         rest = {name: value for name, value in body.items() if name != "errors"}
         refusal = refusal_in(rest)
         if refusal is not None:
@@ -231,6 +231,15 @@ def _problem(body: object) -> str | None:
     parts = [body[name] for name in ("title", "detail", "message") if isinstance(body.get(name), str)]
     words = " ".join(printable(": ".join(parts)).split())
     return (f"{words[:160]}…" if len(words) > 160 else words) or None
+
+
+def _refuse(exchange: Exchange, error: object) -> NoReturn:
+    """Raise what an entry of ``errors`` says where there is nothing beside it."""
+    status = as_number(error.get("status")) if isinstance(error, dict) else None
+    pause = _pause_s(exchange)
+    headers = {**exchange.headers, **({"retry-after": str(pause)} if pause is not None else {})}
+    code = int(status) if status is not None and abs(status) < 1e6 else None
+    refuse(replace(exchange, headers=headers), Refusal(_problem(error) or "unnamed error", code))
 
 
 def _raise_problem(exchange: Exchange, body: object = None) -> None:

@@ -2,7 +2,8 @@
 
 There is no documentation by Yahoo; upstreams.md §3 and recorded answers. What trips people up:
 
-* The last bar may be of a session that is still open, stamped with the time of its last trade instead of its start.
+* The last bar may be of a session that is still open, stamped with the time of its last trade instead of its start;
+  and the last session may stand there twice, under either stamp: the later one counts.
 * Arrays hold nulls; ``timestamp`` is absent where there is nothing at all; times are in seconds.
 * ``gmtoffset`` is the exchange's offset **now**. A bar of last summer that began at midnight then begins at 23:00 by
   the offset of winter: it belongs to the day after (see :func:`_date_of`).
@@ -13,8 +14,9 @@ There is no documentation by Yahoo; upstreams.md §3 and recorded answers. What 
 
 ``known_at`` is the end of the session plus half an hour, and a bar is not read before that: what changes afterwards is
 another version (``vintage`` is the content hash of the five values), known from its own ``first_seen_at``. The end is
-``currentTradingPeriod.regular.end`` for its own day, else the bar's time plus the length of that period: the recorded
-answers stamp past bars with their session's start. A bar stamped later than that is known too late, never too early.
+``currentTradingPeriod.regular.end`` for its own day, else the bar's time plus the length of that period, which may be
+that of a day of early close: the usual length, where it is longer (see ``_Session``). The recorded answers stamp past
+bars with their session's start. A bar stamped later than that is known too late, never too early.
 """
 
 from __future__ import annotations
@@ -45,7 +47,8 @@ from ray_app.sources.reading import (
 from ray_app.sources.refusals import read_answer
 from ray_app.sources.statements import version_of
 
-#: symbol -> indicator and unit; a symbol that is not here is its own indicator, in the currency the answer names
+#: symbol -> indicator and unit; a symbol that is not here is its own indicator, in the currency the answer names, or an
+#: index
 INDICATORS: Final[Mapping[str, tuple[str, str]]] = {
     "^VIX": ("VIX", "index"),
     "^GSPC": ("SPX", "index"),
@@ -65,15 +68,25 @@ INDICATORS: Final[Mapping[str, tuple[str, str]]] = {
     "CNY=X": ("USDCNY", "cny_per_usd"),
 }
 _NAMES: Final = {name for name, _ in INDICATORS.values()}
+#: of indices that are no number of points, and that nobody here collects
+_UNITS: Final = {"^IRX": "percent"}
 
 #: a bar is read, and known, this long after its session's end
 SETTLED_MS: Final = 30 * MINUTE_MS
+#: how long what is listed in the USA trades on a usual day: the stock exchanges; Cboe's indices, as VIX
+_SESSIONS: Final = {"America/New_York": 390 * MINUTE_MS, "America/Chicago": 405 * MINUTE_MS}
+_LISTED: Final = ("INDEX", "ETF", "EQUITY", "MUTUALFUND")
+#: nothing that trades in the day begins before this hour; what does trades around the clock
+_MORNING_MS: Final = 6 * HOUR_MS
+#: a session around the clock, as Yahoo states it
+_WHOLE_DAY_MS: Final = DAY_MS - MINUTE_MS
 
 _PRICE: Final = Bounds("a price", 1e-12, 1e12)
 _VOLUME: Final = Bounds("a traded volume", 0.0, 1e18)
 _BOUNDS: Final[Mapping[str, Bounds]] = {
     # ten times a yield is what older feeds stated: 43 is no yield of a Treasury note
     "^FVX": Bounds("a yield in percent", 0.05, 20.0),
+    "^IRX": Bounds("a yield in percent", -2.0, 20.0),
     "^TNX": Bounds("a yield in percent", 0.3, 20.0),
     "^TYX": Bounds("a yield in percent", 0.3, 20.0),
     # on 2020-04-20 oil closed at -37.63
@@ -94,6 +107,8 @@ class Chart(Endpoint):
 
     name: ClassVar[str] = "yahoo.chart"
     account: ClassVar[str] = "yahoo"
+    #: 2: a day of early close makes no other day shorter; units of indices; the last session under two stamps
+    parser_version: ClassVar[int] = 2
     paths: ClassVar[tuple[str, ...]] = ("/v8/finance/chart/{symbol}",)
     query: ClassVar[frozenset[str]] = frozenset(
         {
@@ -114,30 +129,28 @@ class Chart(Endpoint):
         found = Findings()
         session = self._session(found, symbol, result["meta"])
         times, columns = self._arrays(found, symbol, result)
-        bars: dict[int, _Bar] = {}
-        contradicted: set[int] = set()
-        dates: list[int] = []
+        stamps: dict[int, dict[int, list[int]]] = {}  # date: stamp: positions
         for position, said in enumerate(times):
             starts = _milliseconds(found, symbol, f"timestamp#{position}", said)
-            if starts is None:
-                continue
-            dates.append(_date_of(starts, session.offset_ms))
-            ends = session.end_of(starts)
-            if ends is None or ends + SETTLED_MS > exchange.fetched_at:
-                continue
-            bar = _bar(found, symbol, ends, dates[-1], {name: column[position] for name, column in columns.items()})
-            if bar is not None and bars.setdefault(bar.date, bar) != bar:
-                contradicted.add(bar.date)
-        readable(self.name, times, len(dates), "a time in epoch seconds")
-        for date in sorted(contradicted):
-            found.add("duplicate", symbol, f"timestamp@{_day(date)}", "one session, stated twice with different values")
+            if starts is not None:
+                stamps.setdefault(_date_of(starts, session.offset_ms), {}).setdefault(starts, []).append(position)
+        readable(self.name, times, len(stamps), "a time in epoch seconds")
         indicator, unit = _indicator(symbol, result["meta"])
-        rows = tuple(
-            bar.row(indicator, unit, exchange.fetched_at)
-            for _, bar in sorted(bars.items())
-            if bar.date not in contradicted
-        )
-        return Parsed(rows, found.all(), oldest=min(dates, default=None))
+        rows: list[Row] = []
+        newest = max(stamps, default=None)
+        for date, stated in sorted(stamps.items()):
+            first, last = min(stated), max(stated)
+            ends = session.end_of(first)
+            if ends is None or max(ends, last) + SETTLED_MS > exchange.fetched_at:
+                continue
+            said = {
+                stamp: [{name: column[position] for name, column in columns.items()} for position in positions]
+                for stamp, positions in stated.items()
+            }
+            bar = _settled(found, symbol, max(ends, last), date, said, newest=date == newest)
+            if bar is not None:
+                rows.append(bar.row(indicator, unit, exchange.fetched_at))
+        return Parsed(tuple(rows), found.all(), oldest=min(stamps, default=None))
 
     def _result(self, exchange: Exchange, symbol: str) -> dict[str, Any]:
         """The one result of an answer about ``symbol`` in daily bars; MalformedPayload for any other."""
@@ -168,7 +181,9 @@ class Chart(Endpoint):
         start, end = (_milliseconds(found, symbol, f"regular.{name}", regular.get(name)) for name in ("start", "end"))
         if start is None or end is None or not 0 < end - start <= DAY_MS:
             raise MalformedPayload(self.name, f"'currentTradingPeriod.regular' is no session: {shown(regular)}")
-        return _Session(start, end, int(offset_s) * 1_000)
+        zone, kind = meta.get("exchangeTimezoneName"), meta.get("instrumentType")
+        usual = _SESSIONS.get(zone) if isinstance(zone, str) and kind in _LISTED else None
+        return _Session(start, end, int(offset_s) * 1_000, usual)
 
     def _arrays(
         self, found: Findings, symbol: str, result: Mapping[str, Any]
@@ -198,18 +213,33 @@ class Chart(Endpoint):
 
 @dataclass(frozen=True, slots=True)
 class _Session:
-    """The session ``currentTradingPeriod`` names: the one that is open, or the next, or the last. Times ms."""
+    """The session ``currentTradingPeriod`` names: the one that is open, or the next, or the last. Times ms.
+
+    ``usual_ms``: how long such a session is, where that is known.
+    """
 
     start: int
     end: int
     offset_ms: int
+    usual_ms: int | None
 
     def end_of(self, starts: int) -> int | None:
         """When the session of a bar ends; None: it is after the one named, and cannot have."""
         date, named = _date_of(starts, self.offset_ms), _date_of(self.start, self.offset_ms)
         if date > named:
             return None
-        return max(self.end, starts) if date == named else starts + self.end - self.start
+        if date == named:
+            return max(self.end, starts)
+        return starts + max(self.end - self.start, self._usual(starts - date + self.offset_ms))
+
+    def _usual(self, opens: int) -> int:
+        """How long a session that opens at this local time lasts at the longest: where unknown, to its day's end.
+
+        ``opens`` is by today's offset and may be an hour off: the day's end is an hour later than it.
+        """
+        if self.usual_ms is not None and opens >= _MORNING_MS:
+            return self.usual_ms
+        return min(_WHOLE_DAY_MS, DAY_MS + HOUR_MS - opens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +269,31 @@ class _Bar:
             },
             self.date,  # and not its end, which depends on how a bar is stamped: of two versions the later fetch counts
         )
+
+
+def _settled(
+    found: Findings,
+    symbol: str,
+    ends: int,
+    date: int,
+    stated: Mapping[int, Sequence[Mapping[str, Any]]],
+    *,
+    newest: bool,
+) -> _Bar | None:
+    """A session's bar of what is stated under each stamp; None and an issue where that differs.
+
+    The ``newest`` session of an answer may stand there twice: as the day's bar, and stamped with its last trade. The
+    later one counts.
+    """
+    bars: list[_Bar] = []
+    for _, said in sorted(stated.items(), reverse=True):
+        bars += [bar for one in said if (bar := _bar(found, symbol, ends, date, one)) is not None]
+        if bars and newest:
+            break
+    if any(bar != bars[0] for bar in bars):
+        found.add("duplicate", symbol, f"timestamp@{_day(date)}", "one session, stated twice with different values")
+        return None
+    return bars[0] if bars else None
 
 
 def _bar(found: Findings, symbol: str, ends: int, date: int, said: Mapping[str, Any]) -> _Bar | None:
@@ -281,8 +336,8 @@ def _indicator(symbol: str, meta: Mapping[str, Any]) -> tuple[str, str]:
     if len(name) > 60 or identifier(name) is None:
         raise MalformedPayload(Chart.name, f"{shown(symbol)} is no symbol")
     currency = meta.get("currency")
-    unit = "unknown"
-    if isinstance(currency, str) and _CURRENCY.fullmatch(currency):
+    unit = _UNITS.get(symbol, "index" if meta.get("instrumentType") == "INDEX" else "unknown")
+    if unit == "unknown" and isinstance(currency, str) and _CURRENCY.fullmatch(currency):
         # GBp and ZAc are hundredths: the case is part of the name
         unit = currency.lower() if currency.isupper() else f"hundredth_{currency.lower()}"
     return (f"{name}~" if name in _NAMES else name), unit

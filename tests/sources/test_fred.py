@@ -250,6 +250,26 @@ def test_json_is_read_where_no_format_was_asked_for_and_refused_where_xml_was():
         fred.parse(answer("fred.observations", request=asked))
 
 
+@pytest.mark.parametrize("form", [{}, {"file_type": "json"}, {"file_type": "xml"}])
+def test_byte_order_mark_says_nothing_of_the_format(form):
+    request = Request("fred.observations", "/series/observations", {"series_id": "CPIAUCSL", **form})
+    whole = XML if form.get("file_type") == "xml" else json.dumps(FRED).encode()
+    plain, marked = (
+        fred.parse(answer("fred.observations", said, request=request)).rows for said in (whole, b"\xef\xbb\xbf" + whole)
+    )
+    assert plain == marked
+    assert plain
+
+
+def test_limit_in_words_is_one_where_xml_was_asked_for():
+    for said in (b"Too Many Requests", b"error code: 1015", b"<html><title>Too Many Requests</title></html>"):
+        with pytest.raises(RateLimited, match=r"Too Many Requests|1015") as caught:
+            fred.parse(answer("fred.observations", said, request=XML_REQUEST, headers={"retry-after": "9"}))
+        assert caught.value.retry_after_s == 9.0
+    with pytest.raises(MalformedPayload):
+        fred.parse(answer("fred.observations", b"Bad Gateway", request=XML_REQUEST))
+
+
 def test_xml_cut_off_anywhere_yields_nothing():
     for length in range(len(XML.rstrip())):
         with pytest.raises(MalformedPayload):

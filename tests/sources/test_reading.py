@@ -180,6 +180,19 @@ def test_same_issue_is_told_once_and_fits_the_table():
     assert (len(issue.subject), len(issue.field), issue.detail) == (150, 64, "first")
 
 
+def test_issues_beyond_the_first_hundreds_are_counted_in_one():
+    found = Findings()
+    for number in range(reading.MOST_ISSUES):
+        found.add("wrong_type", f"item {number}", "field", "why")
+    assert len(found.all()) == reading.MOST_ISSUES
+    for number in range(reading.MOST_ISSUES + 70):
+        found.add("wrong_type", f"item {number}", "field", "why")
+    *kept, last = found.all()
+    assert [issue.subject for issue in kept] == [f"item {number}" for number in range(reading.MOST_ISSUES)]
+    assert (last.kind, last.subject, last.field) == ("further", "answer", "issues")
+    assert last.detail == f"70 more than the {reading.MOST_ISSUES} that are kept"
+
+
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_every_finite_number_survives_json_and_string(value):
     assert reading.as_number(json.loads(json.dumps(value))) == value

@@ -223,6 +223,22 @@ def test_command_line_finds_the_path_by_the_parameters_given():
     assert request_of_params(by_id, {"names": "t3_a,t3_b"}).path == "/by_id/t3_a%2Ct3_b"
 
 
+@pytest.mark.parametrize(
+    ("headers", "pause_s"),
+    [
+        ({"x-ratelimit-reset": "123"}, 123.0),
+        ({"x-ratelimit-reset": "123", "retry-after": "7"}, 7.0),
+        ({"x-ratelimit-reset": "soon"}, None),
+        ({}, None),
+    ],
+)
+def test_when_a_limit_ends_a_header_of_its_own_says(headers, pause_s):
+    body = {"message": "Too Many Requests", "error": 429}
+    with pytest.raises(RateLimited) as caught:
+        new.parse(answer("reddit.listing", body, status=429, headers=headers))
+    assert caught.value.retry_after_s == pause_s
+
+
 @pytest.mark.shared_data
 def test_recorded_listings_keep_every_post(shared_data):
     from email.utils import parsedate_to_datetime

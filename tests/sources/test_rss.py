@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ray_app.clock import DAY_MS, HOUR_MS, MINUTE_MS, to_ms
-from ray_app.errors import MalformedPayload
-from ray_app.sources import ENDPOINTS, Exchange, Request, endpoint_for_url
+from ray_app.errors import MalformedPayload, RateLimited
+from ray_app.sources import ENDPOINTS, Exchange, Request, endpoint_for_url, feed_xml
 from ray_app.sources.addressing import request_of_url
 from ray_app.sources.rss import URLS
 from ray_app.sources.rss_feeds import FEEDS, SITES
@@ -158,6 +158,13 @@ def test_link_that_is_no_address_is_not_stored(link):
         ("Mon, 18 May 2026 12:00:00 CET", NOON - HOUR_MS),
         ("Mon, 18 May 2026 13:00:00 GMT+0200", NOON - HOUR_MS),
         ("Mon, 18 May 2026 09:30:00 GMT-01:30", NOON - HOUR_MS),
+        ("Mon, 18 May 2026 13:00:00 +02:00", NOON - HOUR_MS),
+        ("2026-05-18 11:00:00 UTC", NOON - HOUR_MS),
+        ("2026-05-18 11:00:00GMT", NOON - HOUR_MS),
+        ("2026-05-18 13:00:00 +0200", NOON - HOUR_MS),
+        ("05 Sept 2025 12:00:00 GMT", NOON - 255 * DAY_MS),
+        ("Sun, 17 May 2026 24:00:00 GMT", NOON - 12 * HOUR_MS),
+        ("Mon, 18 May 2026 10:59:60 GMT", NOON - HOUR_MS),
     ],
 )
 def test_dates_as_feeds_write_them(date, ms):
@@ -167,6 +174,7 @@ def test_dates_as_feeds_write_them(date, ms):
 @pytest.mark.parametrize(
     "date",
     ["yesterday", "2026-05-18", "Mon, 18 May 2026", "Mon, 18 May 2026 11:00:00", "Mon, 18 May 2026 11:00:00 BST",
+     "Mon, 18 May 2026 24:00:30 GMT", "2026-05-18 UTC", "2026-05-17 24:00:00 UTC",
      "Mon, 32 May 2026 11:00:00 GMT", "2026-05-18T11:00:00", "1779102000", "Thu, 01 Jan 1970 00:00:00 GMT",
      "Mon, 18 May 2026 12:06:00 GMT", "Tue, 18 May 2027 11:00:00 GMT", "9" * 300, "Mon, 18 May 99999 11:00:00 GMT"],
 )  # fmt: skip
@@ -176,6 +184,15 @@ def test_date_that_is_no_moment_or_ahead_costs_only_the_date(date):
     assert [issue.field for issue in result.issues] == ["published"]
     assert result.rows[0].event_version == FETCHED_AT
     assert result.oldest == NOON - HOUR_MS
+
+
+def test_date_that_is_none_leaves_the_one_beside_it():
+    beside = '<dc:date xmlns:dc="http://purl.org/dc/elements/1.1/">2026-05-18T11:00:00Z</dc:date>'
+    result = parsed(rss(item("<pubDate>yesterday</pubDate>" + beside)))
+    assert [row.values["published_at"] for row in result.rows] == [NOON - HOUR_MS]
+    assert [(issue.kind, issue.field) for issue in result.issues] == [("wrong_type", "published")]
+    ahead = parsed(rss(item("<pubDate>Tue, 19 May 2026 11:00:00 GMT</pubDate>" + beside)))
+    assert [row.values["published_at"] for row in ahead.rows] == [None]
 
 
 def test_undated_feed_has_no_oldest():
@@ -236,6 +253,8 @@ def test_unknown_feed_is_refused():
         ("Bitcoin & ether", "Bitcoin & ether"),
         ("caf&eacute;&nbsp;&hellip; &unknown; &#8220;x&#x201D;", "café … &unknown; “x”"),
         ("a\x0bb\x1fc", "abc"),
+        ("ETH&lt;BTC as traders rotate", "ETH<BTC as traders rotate"),
+        ("<![CDATA[ETH<BTC as traders rotate]]>", "ETH<BTC as traders rotate"),
         ("zero &#0;&#xD800; width", "zero width"),
         ("<![CDATA[R&D <b>&amp; more</b>]]> & so on", "R&D & more & so on"),
     ],
@@ -286,6 +305,58 @@ def test_plain_doctype_may_stand():
 def test_what_is_no_whole_feed_is_refused(body, why):
     with pytest.raises(MalformedPayload, match=why):
         parsed(body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"Too Many Requests",
+        b"error code: 1015",
+        b'{"error": "rate limited"}',
+        b"<html><title>429 Too Many Requests</title>",
+    ],
+)
+def test_limit_in_words_is_one_under_any_status(body):
+    with pytest.raises(RateLimited, match=r"Too Many Requests|1015|rate limited") as caught:
+        parsed(body, headers={"retry-after": "9"})
+    assert caught.value.retry_after_s == 9.0
+
+
+def test_headline_about_limits_is_none():
+    assert only(rss(item(DATE, title="Binance lifts its rate limit"))).values["title"] == "Binance lifts its rate limit"
+
+
+def atom(entries: str) -> bytes:
+    return f'<feed xmlns="http://www.w3.org/2005/Atom"><title>t</title>{entries}<updated>x</updated></feed>'.encode()
+
+
+@pytest.mark.parametrize("more", ["<item/>", "<item></item>", "<item><title>€</title><link>x</link></item>"])
+@pytest.mark.parametrize("after", ["", "<description>at the end</description>"])
+def test_of_very_many_items_the_first_are_read(monkeypatch, more, after):
+    monkeypatch.setattr(feed_xml, "MOST_ITEMS", 20)
+    many = "".join(item(DATE, title=f"€ {n}", link=f"https://site.example/{n}") for n in range(20))
+    whole = parsed(rss(many))
+    assert (len(whole.rows), whole.issues) == (20, ())
+    result = parsed(rss(many + more * 7 + after))
+    assert result.rows == whole.rows
+    assert [(issue.kind, issue.field) for issue in result.issues] == [("out_of_range", "items")]
+    assert result.issues[0].detail.startswith("7 items")
+
+
+def test_of_very_many_entries_the_first_are_read(monkeypatch):
+    monkeypatch.setattr(feed_xml, "MOST_ITEMS", 20)
+    entries = "".join(f"<entry><title>{n}</title><id>u:{n}</id></entry>" for n in range(25))
+    result = parsed(atom(entries))
+    assert [row.values["title"] for row in result.rows] == [str(n) for n in range(20)]
+    assert len(result.issues) == 1
+
+
+def test_what_feedparser_would_take_long_for_is_cut_or_refused():
+    started = time.process_time()
+    assert len(parsed(rss(item(DATE) + "<item/>" * 140_000)).rows) == 1
+    with pytest.raises(MalformedPayload, match="more than 100000 elements"):
+        parsed(rss(item("<a/>" * 240_000)))
+    assert time.process_time() - started < 4.0
 
 
 def test_a_huge_body_is_refused_at_once():

@@ -91,6 +91,35 @@ def test_last_bar_stamped_with_its_last_trade_is_known_too_late_and_never_too_ea
     )
 
 
+def half_day(symbol, opens, closes, **meta):
+    """A chart of Friday's bar asked for on Monday, which is a day of early close, ``opens`` to ``closes`` in UTC."""
+    regular = {"start": (MONDAY + opens) // 1_000, "end": (MONDAY + closes) // 1_000}
+    return chart(symbol, [(FRIDAY + opens) // 1_000], currentTradingPeriod={"regular": regular}, **meta)
+
+
+@pytest.mark.parametrize(
+    ("symbol", "zone", "kind", "offset_h", "opens", "closes", "ends"),
+    [
+        ("^GSPC", "America/New_York", "INDEX", -4, 13.5, 17, 20),
+        ("QQQ", "America/New_York", "ETF", -4, 13.5, 17, 20),
+        ("^GSPC", "America/New_York", "INDEX", -4, 14.5, 18, 21),  # a bar of winter, asked for in summer
+        ("^VIX", "America/Chicago", "INDEX", -5, 13.5, 17.25, 20.25),
+        ("DX-Y.NYB", "America/New_York", "INDEX", -4, 4, 17, 4 + 24 - 1 / 60),
+        ("GC=F", "America/New_York", "FUTURE", -4, 4, 17.5, 4 + 24 - 1 / 60),
+        ("EURUSD=X", "Europe/London", "CURRENCY", 1, -1, 17, -1 + 24 - 1 / 60),
+        ("^N225", "Asia/Tokyo", "INDEX", 9, 0, 2.5, 24 - 9 + 1),
+        ("^GDAXI", None, None, 2, 7, 12, 24 - 2 + 1),
+    ],
+)
+def test_half_a_day_makes_no_other_day_shorter(symbol, zone, kind, offset_h, opens, closes, ends):
+    meta = {"gmtoffset": offset_h * 3_600, "exchangeTimezoneName": zone, "instrumentType": kind}
+    body = half_day(symbol, round(opens * HOUR_MS), round(closes * HOUR_MS), **meta)
+    (row,) = parse(body, FETCHED_AT, symbol).rows
+    assert row.key["indicator_date"] == FRIDAY
+    assert row.values["known_at"] == FRIDAY + round(ends * HOUR_MS) + 30 * MINUTE_MS
+    assert parse(body, row.values["known_at"] - 1, symbol).rows == ()
+
+
 def test_currency_s_day_of_summer_is_the_same_by_the_offset_of_winter():
     """A bar of 2026-05-15 that began at midnight in London in summer, asked for in winter."""
     began = FRIDAY - HOUR_MS
@@ -152,14 +181,44 @@ def test_extremes_that_contradict_the_close_are_left_out_and_the_close_stays():
 
 
 def test_session_stated_twice_is_read_once_and_contradictions_are_left_out():
-    body = chart(times=[BELLS[0], BELLS[1], BELLS[1] + 60])
+    body = chart(times=[BELLS[0], BELLS[0] + 60, BELLS[1]])
     for column in quotes(body).values():
-        column[2] = column[1]
+        column[1] = column[0]
     assert dates(parse(body)) == [THURSDAY, FRIDAY]
     assert parse(body).issues == ()
-    quotes(body)["close"][2] += 1
-    assert dates(parse(body)) == [THURSDAY]
-    assert [(i.kind, i.field) for i in parse(body).issues] == [("duplicate", "timestamp@2026-05-15")]
+    quotes(body)["close"][1] += 1
+    assert dates(parse(body)) == [FRIDAY]
+    assert [(i.kind, i.field) for i in parse(body).issues] == [("duplicate", "timestamp@2026-05-14")]
+    same_stamp = chart(times=[BELLS[0], BELLS[1], BELLS[1]])
+    assert dates(parse(same_stamp)) == [THURSDAY]
+    assert [(i.kind, i.field) for i in parse(same_stamp).issues] == [("duplicate", "timestamp@2026-05-15")]
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_of_the_newest_session_stated_twice_the_later_stamp_counts(turned):
+    """The day's bar, and that of its last trade at 20:00:01: the same prices, another volume."""
+    traded = FRIDAY // 1_000 + 20 * 3_600 + 1
+    body = chart(times=[BELLS[0], BELLS[1], traded])
+    columns = quotes(body)
+    for name in ("open", "high", "low", "close"):
+        columns[name][2] = columns[name][1]
+    if turned:
+        body["chart"]["result"][0]["timestamp"].reverse()
+        for column in columns.values():
+            column.reverse()
+    known_at = (traded + 1_800) * 1_000
+    for fetched_at, days in ((known_at - 1, [THURSDAY]), (known_at, [THURSDAY, FRIDAY])):
+        parsed = parse(body, fetched_at)
+        assert (dates(parsed), parsed.issues) == (days, ())
+    assert (parsed.rows[1].values["volume"], parsed.rows[1].values["known_at"]) == (3_100_000_002.0, known_at)
+
+
+def test_last_trade_without_a_close_leaves_the_day_s_bar():
+    body = chart(times=[*BELLS[:2], BELLS[1] + 23_401])
+    for column in quotes(body).values():
+        column[2] = None
+    parsed = parse(body)
+    assert ([row.values["value"] for row in parsed.rows], parsed.issues) == ([7_401.5, 7_402.5], ())
 
 
 @pytest.mark.parametrize(
@@ -176,8 +235,18 @@ def test_session_stated_twice_is_read_once_and_contradictions_are_left_out():
     ],
 )
 def test_indicators_have_one_name_and_a_unit(symbol, currency, name, unit):
-    (row, _) = parse(chart(symbol, currency=currency), symbol=symbol).rows
+    (row, _) = parse(chart(symbol, currency=currency, instrumentType="EQUITY"), symbol=symbol).rows
     assert (row.key["indicator_name"], row.values["unit"]) == (name, unit)
+
+
+@pytest.mark.parametrize(
+    ("symbol", "currency", "unit"), [("^IXIC", "USD", "index"), ("^N225", "JPY", "index"), ("^IRX", "USD", "percent")]
+)
+def test_points_of_an_index_are_no_money(symbol, currency, unit):
+    body = chart(symbol, BELLS[:1], currency=currency)
+    quotes(body).update(open=[4.2], high=[4.3], low=[4.1], close=[4.2])
+    (row,) = parse(body, symbol=symbol).rows
+    assert (row.key["indicator_name"], row.values["unit"]) == (symbol, unit)
 
 
 @pytest.mark.parametrize(
@@ -272,4 +341,5 @@ def test_recorded_daily_answers_keep_every_bar(shared_data):
             assert row.key["indicator_date"] == second // 86_400 * DAY_MS
             assert row.values["known_at"] <= moment
         bars[rows[0].key["indicator_name"]] = len(rows)
+        assert rows[0].values["unit"] == ("index" if entry["url"].count("%5E") else result["meta"]["currency"].lower())
     assert bars == {"SPX": 22, "^IXIC": 22, "PM": 253, "SSYS": 4, "TOT.TO": 252}
