@@ -212,7 +212,7 @@ class SandboxApp:
             elif endpoint is None:
                 answer = json_answer(_NOT_FOUND.get(source, {"message": "Not Found"}), 404)
             else:
-                calls = self._calls.of(caller, now) if name == "key" else None
+                calls = self._calls.of(caller, now)
                 question = Question(now, subject, params, delivery.request_header(b"if-none-match"), calls)
                 answer = self._answer(endpoint, question, fault)
             await delivery.send(answer)

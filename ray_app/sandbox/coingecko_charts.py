@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from abc import abstractmethod
+from typing import ClassVar
 
 import numpy as np
 
@@ -132,11 +133,19 @@ def _chart_step(question: Question, start: int, end: int) -> int:
 
 
 class Ohlc(CoinEndpoint):
-    """GET /coins/{id}/ohlc?days=: [[close time ms, open, high, low, close]], granularity by days, no volume."""
+    """GET /coins/{id}/ohlc?days=: [[close time ms, open, high, low, close]], no volume.
+
+    Granularity by days; with a paid key by ``interval``, too.
+    """
 
     name = "ohlc"
     pattern = re.compile(r"/coins/([^/]+)/ohlc")
     _DAYS = ("1", "7", "14", "30", "90", "180", "365")
+    #: seconds, and the days it can be had of
+    _INTERVALS: ClassVar[dict[str, tuple[int, tuple[str, ...]]]] = {
+        "hourly": (3_600, _DAYS[:5]),
+        "daily": (86_400, _DAYS[:6]),
+    }
 
     def about(self, asset: Asset, question: Question, world: World) -> Answer:
         days = question.params.get("days", "")
@@ -146,11 +155,8 @@ class Ohlc(CoinEndpoint):
             raise _too_old(question.now_ms)
         if days not in self._DAYS:
             raise refuse(400, "Invalid days parameter")
-        if question.params.get("interval"):
-            raise beyond_the_plan(question.now_ms, 10005, "The interval parameter is exclusive to paid plans.")
         precision = precision_of(question.params)
-        count = int(days)
-        interval = 1_800 if count <= 2 else 14_400 if count <= 30 else 4 * 86_400
+        count, interval = int(days), self._interval(question, days)
         step = interval * SECOND_MS
         end = question.now_ms // step * step
         start = -(-(question.now_ms - count * DAY_MS) // step) * step
@@ -158,3 +164,15 @@ class Ohlc(CoinEndpoint):
         bars = closed.bars
         columns = zip(closed.times, bars.open, bars.high, bars.low, bars.close, strict=True)
         return json_answer([[int(t) + step, *(priced(float(p), precision) for p in prices)] for t, *prices in columns])
+
+    def _interval(self, question: Question, days: str) -> int:
+        """Length of a candle, s."""
+        count, named = int(days), question.params.get("interval")
+        if not named:
+            return 1_800 if count <= 2 else 14_400 if count <= 30 else 4 * 86_400
+        if question.calls is None:
+            raise beyond_the_plan(question.now_ms, 10005, "The interval parameter is exclusive to paid plans.")
+        interval, spans = self._INTERVALS.get(named, (0, ()))
+        if days not in spans:
+            raise refuse(400, "Invalid interval parameter")
+        return interval

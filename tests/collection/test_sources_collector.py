@@ -6,6 +6,7 @@ from collections import Counter
 from contextlib import asynccontextmanager
 
 import pytest
+from pydantic import SecretStr
 from sqlalchemy import func, select
 
 from ray_app.clock import DAY_MS, HOUR_MS, MINUTE_MS
@@ -196,6 +197,21 @@ async def test_no_slot_of_a_feed_is_asked_for_twice_where_nothing_fails(bench):
         slots = Counter(entry["at"] // (6 * HOUR_MS) for entry in b.asked("alternative_me"))
         assert set(slots.values()) == {1}
         assert b.entries() == []
+
+
+async def test_candles_without_a_venue_come_with_a_paid_plan_and_fill_what_was_missed(bench):
+    faults = "faults:\n- {source: coingecko, from: +2h, to: +9h, kind: status, status: 503}"
+    paid = {"coingecko_plan": "analyst", "coingecko_api_key": SecretStr("CG-paid-0123456789")}
+    async with bench("ohlc-coingecko", faults=faults, max_retry_attempts=0, scale=600.0, **paid) as b:
+        await b.settle()
+        candles = b.count(tables.ohlc_data)
+        assert candles > 24 * len(b.acting.plans["ohlc-coingecko"].subjects()) > 0
+        assert (await b.pass_at(START + 6 * HOUR_MS + 30 * MINUTE_MS)).owed > 0
+        await b.pass_at(START + 12 * HOUR_MS + 30 * MINUTE_MS)
+        await b.settle()
+        await b.acting.track()
+        assert b.entries("owed", "unrepairable") == []
+        assert b.count(tables.ohlc_data) > candles
 
 
 def test_a_collector_without_a_key_is_off_and_says_which():

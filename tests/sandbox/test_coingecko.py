@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from ray_app.clock import DAY_MS, HOUR_MS, MINUTE_MS, iso
@@ -225,6 +227,23 @@ async def test_ohlc_stamps_are_close_times_of_closed_candles(sandbox: Make, days
         assert close_time % (step * 1_000) == 0
         bar = market.candles(1, step, close_time - step * 1_000, close_time).bars
         assert prices == [bar.open.item(), bar.high.item(), bar.low.item(), bar.close.item()]
+
+
+async def test_the_interval_of_ohlc_is_for_paid_keys_and_their_spans(sandbox: Make) -> None:
+    world = sandbox()
+    url, paid = f"{COINGECKO}/coins/bitcoin/ohlc", {"x-cg-pro-api-key": "CG-paid"}
+
+    async def hourly(days: int, headers: dict[str, str] | None = None, interval: str = "hourly") -> httpx.Response:
+        return await world.get(url, headers, vs_currency="usd", days=days, precision="full", interval=interval)
+
+    assert (await hourly(7)).status_code == 401
+    rows = (await hourly(7, paid)).json()
+    assert {later[0] - row[0] for row, later in pairwise(rows)} == {3_600_000}
+    assert len(rows) == pytest.approx(7 * 24, abs=1.5)
+    assert rows[-1][0] <= NOW
+    assert [(await hourly(*asked)).status_code for asked in ((180, paid), (365, paid, "daily"), (1, paid, "5m"))] == [
+        400
+    ] * 3
 
 
 async def test_the_list_follows_lives_and_has_namesakes(sandbox: Make) -> None:
