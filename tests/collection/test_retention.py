@@ -13,7 +13,7 @@ from ray_app.clock import DAY_MS, HOUR_MS, iso
 from ray_app.collection import manifest, recovery, retention, verify
 from ray_app.collection.accounts import ACCOUNTS
 from ray_app.collection.archive import Archive
-from ray_app.collection.digest import VALUE_TABLES, digest, fetch_row
+from ray_app.collection.digest import DERIVED_TABLES, VALUE_TABLES, digest, fetch_row
 from ray_app.collection.reprocess import first_registry
 from ray_app.collection.retention import RETENTION, Purged, expired, purge
 from ray_app.sources.base import Exchange, Request
@@ -68,7 +68,8 @@ class Node:
                 if commit:
                     self.db.run(lambda conn, row=row: conn.execute(insert(fetches), [row]))
                     for table, rows in found.rows.items():
-                        self.db.run(lambda conn, t=table, r=rows: guarded_upsert(conn, VALUE_TABLES[t], r))
+                        stored = (VALUE_TABLES | DERIVED_TABLES)[table]
+                        self.db.run(lambda conn, t=stored, r=rows: guarded_upsert(conn, t, r))
 
     def purge(self, now_ms: int = LATER) -> Purged:
         return purge(self.root, self.db, now_ms, RULES)

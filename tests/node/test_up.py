@@ -60,6 +60,11 @@ def sockets(node: Node) -> list[tuple[str, int, str]]:
     return [(address, port, running[pid]) for address, port, pid in open_addresses(set(running))]
 
 
+def addresses_of(node: Node, wanted: int) -> set[str]:
+    """Where a port of the node listens."""
+    return {address for address, port, _ in sockets(node) if port == wanted}
+
+
 def beyond_loopback(node: Node) -> list[tuple[str, int, str]]:
     """Those of ``sockets`` that other machines could reach."""
     return [socket for socket in sockets(node) if socket[0] not in LOOPBACK]
@@ -258,7 +263,10 @@ def test_after_kill_9_the_next_start_cleans_up_and_goes_on_with_the_same_data(no
         second.process.wait()
         with started_node(data_dir, host="127.0.0.2") as third:
             third.wait_ready()
-            assert {address for address, port, _ in sockets(third) if port == third.port} == {third.host}
+            # a listener hands over to its successor while replicas come: for a moment neither may be seen
+            wait_until(
+                lambda: addresses_of(third, third.port) == {third.host}, 30, f"{third.host} alone to be listened on"
+            )
             assert [socket for socket in sockets(third) if socket[0] == third.host and "haproxy" not in socket[2]] == []
             assert [process.command for process in known if process.alive] == []
             assert rows(third, "SELECT count(*) FROM price_data_real")[0][0] >= before
