@@ -16,7 +16,7 @@ from ray_app.sandbox.blockchain_com import CHARTS
 from ray_app.sandbox.defillama import CHAINS as SIMULATED_CHAINS
 from ray_app.sandbox.onchain_series import wave
 from ray_app.settings import Settings
-from ray_app.sources import ENDPOINTS, Request, blockchair, defillama
+from ray_app.sources import ENDPOINTS, Exchange, Request, blockchair, defillama
 from ray_app.sources.onchain import DISAGREEMENTS
 from tests.sandbox.conftest import NOW
 from tests.sandbox.onchain import Make, asked, by_metric, parsed
@@ -125,6 +125,17 @@ async def test_sources_of_one_metric_agree_within_their_tolerance(sandbox: Make)
                 assert max(abs(value / middle - 1) for value in values) <= one.tolerance, (one.metric, stated)
                 compared += 1
     assert compared >= 9
+
+
+async def test_a_supply_beyond_64_bits_is_written_and_read(sandbox: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Koinu of Dogecoin: 1e8 to a coin, and more coins than any other chain."""
+    monkeypatch.setattr("ray_app.sandbox.blockchair.supply", lambda *_: 3e11)
+    world, request = sandbox(now=MORNING), plain("blockchair.stats", "dogecoin")
+    answer = await world.get("/blockchair/dogecoin/stats")
+    assert answer.status_code == 200
+    exchange = Exchange(request, 200, {}, answer.content, world.clock.now_ms())
+    coins = {row.key["metric"]: row.values["value"] for row in ENDPOINTS[request.endpoint].parse(exchange).rows}
+    assert coins["circulating_supply"] == pytest.approx(3e11)
 
 
 async def test_charts_are_published_late_sampled_and_refused(sandbox: Make) -> None:
