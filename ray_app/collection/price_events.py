@@ -154,18 +154,11 @@ class CurrentPrices:
     def __init__(self, prices: Iterable[PriceEvent] = ()) -> None:
         self._prices = {price.asset_id: price for price in prices}
 
-    def __len__(self) -> int:
-        return len(self._prices)
-
     def apply(self, event: PriceEvent) -> None:
         """Take an event in; one of an older slot, or of a lesser source in the same slot, changes nothing."""
         held = self._prices.get(event.asset_id)
         if held is None or event.rank >= held.rank:
             self._prices[event.asset_id] = event
-
-    def get(self, asset_id: int) -> PriceEvent | None:
-        """The asset's current price, None if there never was one."""
-        return self._prices.get(asset_id)
 
     def of(self, assets: Iterable[int]) -> list[PriceEvent]:
         """The current prices of these assets, of those that have one."""

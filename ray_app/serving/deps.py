@@ -23,6 +23,7 @@ from ray_app.collection.collectors import COLLECTORS
 from ray_app.collection.event_bus import Hotline
 from ray_app.collection.jobs import JobInfo
 from ray_app.collection.jobs import JobsClient as RayJobs
+from ray_app.collection.store import PRICE_CHANNEL, TICK_CHANNEL
 from ray_app.errors import StorageError
 from ray_app.health.evidence import Probe
 from ray_app.health.report import HealthReporter, ProbeFunction
@@ -32,7 +33,7 @@ from ray_app.serving.health_probes import bus_probe
 from ray_app.serving.keys import REFRESH_S, KeyRing, seed_keys
 from ray_app.serving.limits import Policy, RateLimiter
 from ray_app.serving.price_keepers import BoardKeeper, TickKeeper
-from ray_app.serving.prices_board import CHANNEL, TICK_CHANNEL, PriceBoard, RegistryProvider
+from ray_app.serving.prices_board import PriceBoard, RegistryProvider
 from ray_app.serving.stats import StoredStats
 from ray_app.settings import Settings
 from ray_app.storage import gateway_queries, registry
@@ -168,7 +169,7 @@ def open_gateway(
     feeds: deque[OutboxFeed] = deque(maxlen=1)  # the one the board follows now
 
     def open_feed(after_seq: int) -> OutboxFeed:
-        feeds.append(OutboxFeed(db, CHANNEL, hotline, after_seq=after_seq))
+        feeds.append(OutboxFeed(db, PRICE_CHANNEL, hotline, after_seq=after_seq))
         return feeds[-1]
 
     async def ask_bus() -> Probe:

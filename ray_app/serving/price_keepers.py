@@ -10,8 +10,9 @@ from typing import Any, Protocol
 from sqlalchemy.exc import SQLAlchemyError
 
 from ray_app.collection.event_bus import Event
+from ray_app.collection.store import PRICE_CHANNEL, TICK_CHANNEL
 from ray_app.errors import StorageError
-from ray_app.serving.prices_board import CHANNEL, TICK_CHANNEL, PriceBoard
+from ray_app.serving.prices_board import PriceBoard
 from ray_app.storage import gateway_queries, outbox
 from ray_app.storage.engine import Database
 
@@ -79,7 +80,7 @@ class BoardKeeper:
 
     def _read(self) -> tuple[int, list[dict[str, Any]]]:
         with self._db.read() as conn:
-            head = outbox.head(conn, CHANNEL)
+            head = outbox.head(conn, PRICE_CHANNEL)
             return head, gateway_queries.board_prices(conn)
 
     async def reconcile(self) -> None:

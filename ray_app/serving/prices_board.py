@@ -25,14 +25,12 @@ import orjson
 from ray_app.assets import Asset, AssetRegistry
 from ray_app.clock import iso
 from ray_app.collection.event_bus import Event
+from ray_app.collection.store import PRICE_CHANNEL, TICK_CHANNEL
 from ray_app.serving.open_bars import OpenBars
 from ray_app.storage.queries import SOURCE_PRIORITY, TICKS
 
 logger = logging.getLogger(__name__)
 
-CHANNEL = "prices"
-#: live ticks: the price of one venue between two observations
-TICK_CHANNEL = "ticks"
 #: ms: a venue whose price is this much older than the newest of them is stale, and a tick so much older is not shown
 STALE_MS, TICK_SHOWN_MS = 300_000, 3_600_000
 #: of three or more fresh prices, one this far (ratio) from their median is outlying; two cannot tell which is wrong
@@ -235,7 +233,7 @@ class PriceBoard:
         self.loaded = True
         self.version += 1
 
-    def apply(self, events: Sequence[Event], channel: str = CHANNEL) -> int:
+    def apply(self, events: Sequence[Event], channel: str = PRICE_CHANNEL) -> int:
         """Take in outbox events of a channel, ascending; the number that changed what is shown."""
         changed = 0
         for seq, body in events:
@@ -246,7 +244,7 @@ class PriceBoard:
                     self.open_bars.add(row["asset_id"], row["current_price"], row["event_time"])
             except (ValueError, KeyError, TypeError) as error:
                 logger.error("outbox event %d of channel %s is not a price: %r", seq, channel, error)  # noqa: TRY400
-            if channel == CHANNEL:
+            if channel == PRICE_CHANNEL:
                 self.position = seq
         if changed:
             self.version += 1
