@@ -14,6 +14,7 @@ from typing import Generic, TypeVar
 
 from sqlalchemy import Connection
 
+from ray_app.collection import datasets
 from ray_app.collection.datasets import Member, Plan
 from ray_app.collection.expectation import Expected, SlotRange, count, difference, intersect, normal, owed
 from ray_app.storage import ledger
@@ -74,6 +75,7 @@ def survey(
     if until is not None:
         wanted = [(asset, cut) for asset, part in wanted if (cut := _until(part, until)) is not None]
     end = max((part.range.end for _, part in wanted), default=since)
+    end = end if until is None else max(end, until)
     ids = sorted({asset.asset_id for asset, _ in wanted})
     stored = {
         interval_s: ledger.stored_ranges(
@@ -206,6 +208,68 @@ def _coalesced(entries: Iterable[LedgerEntry]) -> list[LedgerEntry]:
 # --- the ledger in the database -------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class Look(Generic[M]):
+    """A window in which the ledger of some assets differs from what is stored: what is to be recorded.
+
+    ``asset_ids``: those of ``assets``, and of assets that owe nothing any more but stand in the ledger.
+    """
+
+    assets: list[M]
+    asset_ids: list[int]
+    since: int
+    until: int
+    due: int
+
+
+def look(
+    conn: Connection,
+    plan: Plan,
+    assets: Iterable[M],
+    since: int,
+    due: int,
+    now: int,
+    *,
+    asset_ids: Sequence[int] | None = None,
+) -> list[Look[M]]:
+    """Survey the slots from ``since`` that were due at ``due``: at most one look, of the assets with news.
+
+    ``asset_ids``: those of ``assets``, if they are not all.
+    """
+    members = list(assets)
+    seen = survey(conn, plan, members, since, due)
+    before, after = (set(entries) for entries in _before_and_after(conn, seen, now, asset_ids))
+    news = {entry.asset_id for entry in before ^ after}
+    some = [asset for asset in members if asset.asset_id in news]
+    return [Look(some, sorted(news), since, seen.until, due)] if news else []
+
+
+def look_back(conn: Connection, plan: Plan, assets: Iterable[M], before: int, now: int) -> list[Look[M]]:
+    """Ranges that begin before ``before`` and have been filled since: by repairs, by a poll that reaches further back.
+
+    Nothing but those ranges is read, and not those known to be empty: of them there are thousands a day, and nobody
+    asks for them again.
+    """
+    by_id = {asset.asset_id: asset for asset in assets}
+    ranges: dict[tuple[int, int], list[M]] = {}
+    for entry in ledger.filled(conn, plan.dataset, (OWED, UNREPAIRABLE), before):
+        if entry.asset_id in by_id:
+            ranges.setdefault((entry.start, entry.end), []).append(by_id[entry.asset_id])
+    return [
+        Look(some, [asset.asset_id for asset in some], start, end, now) for (start, end), some in sorted(ranges.items())
+    ]
+
+
+def amend(conn: Connection, plan: Plan, looks: Iterable[Look[M]], now: int) -> int:
+    """Look again, under the lock, and bring the ledger up to date; how many rows changed."""
+    datasets.load(conn, plan.dataset, lock=True)
+    changed = 0
+    for one in looks:
+        seen = survey(conn, plan, one.assets, one.since, one.due, until=one.until)
+        changed += record(conn, seen, now, asset_ids=one.asset_ids)
+    return changed
+
+
 def record(conn: Connection, seen: Survey[M], now: int, *, asset_ids: Sequence[int] | None = None) -> int:
     """Bring the ledger up to date with a survey made in the same transaction; how many rows changed.
 
@@ -213,6 +277,13 @@ def record(conn: Connection, seen: Survey[M], now: int, *, asset_ids: Sequence[i
 
     Call :func:`ray_app.collection.datasets.load` with ``lock=True`` first in the transaction.
     """
+    return ledger.replace(conn, *_before_and_after(conn, seen, now, asset_ids))
+
+
+def _before_and_after(
+    conn: Connection, seen: Survey[M], now: int, asset_ids: Sequence[int] | None
+) -> tuple[list[LedgerEntry], list[LedgerEntry]]:
+    """The ledger's rows that touch the survey's window, and those that belong in their place."""
     window = SlotRange(seen.since, seen.until)
     # one slot to either side, so that ranges that meet the window's edges are merged and not cut
     around = ledger.entries(conn, seen.dataset, start=window.start - 1, end=window.end + 1, asset_ids=asset_ids)
@@ -229,26 +300,7 @@ def record(conn: Connection, seen: Survey[M], now: int, *, asset_ids: Sequence[i
         owes, has = normal(owing.get(asset_id, ())), normal(stored.get(asset_id, ()))
         if owes or asset_id in before:
             after += settle(before.get(asset_id, ()), seen.dataset, asset_id, window, owes, has, now)
-    return ledger.replace(conn, around, after)
-
-
-def revisit(conn: Connection, plan: Plan, assets: Iterable[M], before: int, now: int) -> int:
-    """Ranges that begin before ``before`` and have been filled since become repaired; how many rows changed.
-
-    :func:`record` looks at a window only, and what was owed longer ago is filled too: by repairs, by a poll that
-    reaches further back. Nothing but those ranges is read, and not those known to be empty: of them there are
-    thousands a day, and nobody asks for them again.
-    """
-    by_id = {asset.asset_id: asset for asset in assets}
-    ranges: dict[tuple[int, int], list[M]] = {}
-    for entry in ledger.filled(conn, plan.dataset, (OWED, UNREPAIRABLE), before):
-        if entry.asset_id in by_id:
-            ranges.setdefault((entry.start, entry.end), []).append(by_id[entry.asset_id])
-    changed = 0
-    for (start, end), some in ranges.items():
-        seen = survey(conn, plan, some, start, now, until=end)
-        changed += record(conn, seen, now, asset_ids=[asset.asset_id for asset in some])
-    return changed
+    return around, after
 
 
 def mark(
