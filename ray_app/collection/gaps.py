@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 
 from ray_app.collection import datasets
 from ray_app.collection.datasets import Member, Plan
-from ray_app.collection.expectation import Expected, SlotRange, count, difference, intersect, normal, owed
+from ray_app.collection.expectation import Expected, SlotRange, count, difference, intersect, normal, owed, touching
 from ray_app.storage import ledger
 from ray_app.storage.ledger import LedgerEntry
 
@@ -25,6 +25,8 @@ CONFIRMED_EMPTY, UNREPAIRABLE = "confirmed_empty", "unrepairable"
 STATES = (OWED, REPAIRED, CONFIRMED_EMPTY, UNREPAIRABLE)
 #: states after which a slot is not asked for again
 SETTLED = (CONFIRMED_EMPTY, UNREPAIRABLE)
+#: assets whose ledger one transaction brings up to date: the write lock is everybody's
+_AT_ONCE = 50
 
 
 M = TypeVar("M", bound=Member)
@@ -145,19 +147,21 @@ def settle(
     Owed slots that nobody expects any more (a shorter lifetime) leave the ledger. What lies outside the window stays.
     """
     kept: list[LedgerEntry] = []
+    owing, stored = normal(owing), normal(stored)
     for entry in entries:
-        whole = [SlotRange(entry.start, entry.end)]
-        inside, outside = intersect(whole, [window]), difference(whole, [window])
+        whole = SlotRange(entry.start, entry.end)
+        inside, outside = intersect([whole], [window]), difference([whole], [window])
+        owes, has = touching(owing, whole), touching(stored, whole)
         kept += _parts(entry, outside)
         if entry.state == OWED:
-            kept += _parts(entry, intersect(inside, owing))
-            kept += _parts(entry._replace(state=REPAIRED, updated_at=now), intersect(inside, stored))
+            kept += _parts(entry, intersect(inside, owes))
+            kept += _parts(entry._replace(state=REPAIRED, updated_at=now), intersect(inside, has))
         elif entry.state in SETTLED:
-            filled = intersect(inside, stored)
+            filled = intersect(inside, has)
             kept += _parts(entry._replace(state=REPAIRED, reason=None, updated_at=now), filled)
             kept += _parts(entry, difference(inside, filled))
         else:
-            kept += _parts(entry, difference(inside, owing))
+            kept += _parts(entry, difference(inside, owes))
     known = [SlotRange(e.start, e.end) for e in kept if e.state == OWED]
     fresh = LedgerEntry(dataset, asset_id, 0, 0, OWED, None, now, now)
     return _coalesced([*kept, *_parts(fresh, difference(owing, known))])
@@ -175,13 +179,13 @@ def overlay(
     """One asset's ledger after a fact about ``ranges`` has become known; a gap keeps the time it was first seen."""
     kept: list[LedgerEntry] = []
     marked: list[LedgerEntry] = []
-    rest = normal(ranges)
+    facts = normal(ranges)
     for entry in entries:
-        whole = [SlotRange(entry.start, entry.end)]
-        kept += _parts(entry, difference(whole, ranges))
-        known = intersect(whole, rest)
-        marked += _parts(entry._replace(state=state, reason=reason, updated_at=now), known)
-        rest = difference(rest, known)
+        whole = SlotRange(entry.start, entry.end)
+        said = touching(facts, whole)
+        kept += _parts(entry, difference([whole], said))
+        marked += _parts(entry._replace(state=state, reason=reason, updated_at=now), intersect([whole], said))
+    rest = difference(facts, (SlotRange(entry.start, entry.end) for entry in entries))
     fresh = LedgerEntry(dataset, asset_id, 0, 0, state, reason, now, now)
     return _coalesced([*kept, *marked, *_parts(fresh, rest)])
 
@@ -232,16 +236,20 @@ def look(
     *,
     asset_ids: Sequence[int] | None = None,
 ) -> list[Look[M]]:
-    """Survey the slots from ``since`` that were due at ``due``: at most one look, of the assets with news.
+    """Survey the slots from ``since`` that were due at ``due``: the assets with news, some to each look.
 
     ``asset_ids``: those of ``assets``, if they are not all.
     """
     members = list(assets)
     seen = survey(conn, plan, members, since, due)
     before, after = (set(entries) for entries in _before_and_after(conn, seen, now, asset_ids))
-    news = {entry.asset_id for entry in before ^ after}
-    some = [asset for asset in members if asset.asset_id in news]
-    return [Look(some, sorted(news), since, seen.until, due)] if news else []
+    news = sorted({entry.asset_id for entry in before ^ after})
+    looks = []
+    for first in range(0, len(news), _AT_ONCE):
+        ids = news[first : first + _AT_ONCE]
+        some = [asset for asset in members if asset.asset_id in ids]
+        looks.append(Look(some, ids, since, seen.until, due))
+    return looks
 
 
 def look_back(conn: Connection, plan: Plan, assets: Iterable[M], before: int, now: int) -> list[Look[M]]:
@@ -260,14 +268,11 @@ def look_back(conn: Connection, plan: Plan, assets: Iterable[M], before: int, no
     ]
 
 
-def amend(conn: Connection, plan: Plan, looks: Iterable[Look[M]], now: int) -> int:
+def amend(conn: Connection, plan: Plan, seen: Look[M], now: int) -> int:
     """Look again, under the lock, and bring the ledger up to date; how many rows changed."""
     datasets.load(conn, plan.dataset, lock=True)
-    changed = 0
-    for one in looks:
-        seen = survey(conn, plan, one.assets, one.since, one.due, until=one.until)
-        changed += record(conn, seen, now, asset_ids=one.asset_ids)
-    return changed
+    again = survey(conn, plan, seen.assets, seen.since, seen.due, until=seen.until)
+    return record(conn, again, now, asset_ids=seen.asset_ids)
 
 
 def record(conn: Connection, seen: Survey[M], now: int, *, asset_ids: Sequence[int] | None = None) -> int:

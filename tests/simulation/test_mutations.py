@@ -179,7 +179,7 @@ def nobody_repairs(patch: Patch) -> None:
 
 
 def old_gaps_are_not_revisited(patch: Patch) -> None:
-    patch.setattr(gaps, "revisit", lambda *_: 0)
+    patch.setattr(gaps, "look_back", lambda *_: [])
 
 
 def every_process_has_its_own_jitter(patch: Patch) -> None:

@@ -169,8 +169,8 @@ class SlotCollector(Collector):
             looks = await self.runtime.read(
                 partial(_looks, plan=plan, assets=assets, since=since, before=self._venues.get(dataset), now=now)
             )
-            if looks:
-                await self.runtime.write(partial(gaps.amend, plan=plan, looks=looks, now=now))
+            for look in looks:  # each its own transaction: nobody waits for all of them
+                await self.runtime.write(partial(gaps.amend, plan=plan, seen=look, now=now))
             self._looked_at[dataset], self._venues[dataset] = now, _venues(assets)
             if since <= now - LOOK_BACK_MS:
                 self._looked_back_at[dataset] = now
