@@ -234,14 +234,15 @@ def look(
     due: int,
     now: int,
     *,
+    until: int | None = None,
     asset_ids: Sequence[int] | None = None,
 ) -> list[Look[M]]:
-    """Survey the slots from ``since`` that were due at ``due``: the assets with news, some to each look.
+    """Survey the slots from ``since`` (before ``until``) that were due at ``due``: assets with news, some to each look.
 
     ``asset_ids``: those of ``assets``, if they are not all.
     """
     members = list(assets)
-    seen = survey(conn, plan, members, since, due)
+    seen = survey(conn, plan, members, since, due, until=until)
     before, after = (set(entries) for entries in _before_and_after(conn, seen, now, asset_ids))
     news = sorted({entry.asset_id for entry in before ^ after})
     looks = []
