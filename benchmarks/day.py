@@ -1,6 +1,6 @@
 """A simulated day with every collector on: what is complete at its end, and what it takes.
 
-    python benchmarks/day.py [--hours 24] [--time-scale 60] [--json FILE]
+    python benchmarks/day.py [--hours 24] [--time-scale 60] [--json FILE] [--keep DIR]
 
 Starts ``crypto-data up --upstream sandbox`` on a data directory that does not exist yet, lets it live through the hours
 of node time and a minute more, and prints of each collector what ``/api/v1/stats/collectors`` would say of the moment
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -63,7 +64,7 @@ def completeness(state_dir: Path, now: int) -> dict[str, dict[str, Any]]:
     return {row["collector"]: row for row in found}
 
 
-def run(hours: float, scale: float) -> dict[str, Any]:
+def run(hours: float, scale: float, keep: Path | None = None) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="day-") as directory, free_ports() as (port, dashboard_port):
         data_dir, url = Path(directory) / "data", f"http://127.0.0.1:{port}"
         with node(data_dir, port, dashboard_port, "--time-scale", str(scale)) as process:
@@ -89,6 +90,8 @@ def run(hours: float, scale: float) -> dict[str, Any]:
             text=True,
             check=False,
         )
+        if keep is not None:
+            shutil.copytree(data_dir, keep, ignore=shutil.ignore_patterns("*.sock"))
     peak = max(watcher.looks, key=lambda one: one.total)
     return {
         "ready_s": ready_s,
@@ -132,8 +135,9 @@ def main() -> None:
     parser.add_argument("--hours", type=float, default=24.0, help="node time to live through after READY")
     parser.add_argument("--time-scale", type=float, default=60.0)
     parser.add_argument("--json", type=Path, help="write every number there as well")
+    parser.add_argument("--keep", type=Path, help="copy the node's data directory there, to look into what is missing")
     options = parser.parse_args()
-    result = run(options.hours, options.time_scale)
+    result = run(options.hours, options.time_scale, options.keep)
     print("\n".join(report(result)))
     if options.json is not None:
         options.json.write_text(json.dumps(result, indent=1) + "\n")

@@ -192,7 +192,7 @@ async def test_a_long_history_does_not_cost_the_snapshots_that_fall_due_meanwhil
 
 async def test_a_feed_that_waits_longer_than_another_is_asked_within_its_slot_too(bench, monkeypatch):
     async with bench("macro-market", at=START + HOUR_MS) as b:
-        fetch, waits = b.runtime.fetch, {"VIX": 10_000, "GSPC": 60_000}
+        fetch, waits = b.runtime.fetch, {"VIX": 10 * MINUTE_MS, "GSPC": HOUR_MS}
 
         async def short_of_budget(request, priority):
             for subject, ms in list(waits.items()):
