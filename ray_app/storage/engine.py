@@ -47,8 +47,6 @@ _SQLITE_LOOK_S = 0.002
 #: Wall seconds a SQLite writer stands in the queue of processes at most. Then it goes for the lock itself: who stands
 #: before it may have been stopped.
 _SQLITE_QUEUE_S = 1.0
-#: A bulk load leaves the lock alone this long between chunks: longer than any waiter sleeps between two looks.
-_CHUNK_PAUSE_S = 0.004
 _MYSQL_ATTEMPTS = 12
 #: Strict: a value that does not fit is an error, never silently another value.
 _SQL_MODE = "STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION,ERROR_FOR_DIVISION_BY_ZERO"
@@ -112,7 +110,7 @@ class Database:
     ) -> int:
         """Guarded upsert of many rows in transactions of ``size``; the rows changed, summed over the chunks.
 
-        Leases and quota never wait behind it for longer than one chunk: the write lock is left alone between two.
+        Leases and quota do not wait until it ends: between two chunks the lock is theirs who wait.
         ``before_each`` runs first inside every transaction (a fence: LeaseLost from it stops the load; the chunks
         before stay, which is harmless because guarded writes converge).
         """
@@ -127,8 +125,6 @@ class Database:
                     before_each(connection)
                 return guarded_upsert(connection, table, chunk)
 
-            if start and self.dialect == "sqlite":
-                self._sleep(_CHUNK_PAUSE_S)
             changed += self.run(work)
         return changed
 

@@ -317,6 +317,17 @@ def test_the_rate_is_kept_where_the_database_is_waited_for(seed):
     asyncio.run(scene())
 
 
+def test_who_asks_in_the_same_moment_borrows_in_the_same_transaction():
+    async def scene() -> None:
+        clock, waits = VirtualClock(), count()
+        (authority,) = authorities(clock, Limits(8, 1.0, 8), 1, AwaitedLedger(clock, (0.1 + 0 * n for n in waits)))
+        tasks = [asyncio.ensure_future(authority.acquire("up")) for _ in range(3)]
+        await clock.run(*tasks)
+        assert next(waits) == 1
+
+    asyncio.run(scene())
+
+
 def test_a_loan_runs_from_when_it_was_granted():
     """Counted from when it was asked for, its term would have passed before the database said yes."""
 

