@@ -14,6 +14,7 @@ EXAMPLES = [
     errors.BudgetExhausted("coingecko.markets", "the month is spent", 18),
     errors.UnknownSymbol("BTX", ("BTC", "BTG")),
     errors.LeaseLost("somebody else has it"),
+    errors.ModelIncomplete("finbert", "model.safetensors is cut off"),
 ]
 
 
