@@ -57,7 +57,7 @@ def bert(folder: Path, labels=FINBERT_ORDER, seed=0, **more) -> Path:
     """ProsusAI/finbert's layout: vocab.txt, no tokenizer.json."""
     letters = [chr(n) for n in range(ord("a"), ord("z") + 1)] + [*"0123456789.,!?-"]
     vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *letters, *("##" + letter for letter in letters)]
-    config = BertConfig(vocab_size=len(vocab), max_position_embeddings=MAX_TOKENS, **SIZES, **more)
+    config = BertConfig(vocab_size=len(vocab), max_position_embeddings=MAX_TOKENS, **SIZES | more)
     _save(BertForSequenceClassification, config, folder, labels, seed)
     (folder / "vocab.txt").write_text("\n".join(vocab))
     _tokenizer_config(folder, tokenizer_class="BertTokenizer", do_lower_case=True, model_max_length=MAX_TOKENS)
@@ -67,7 +67,7 @@ def bert(folder: Path, labels=FINBERT_ORDER, seed=0, **more) -> Path:
 def roberta(folder: Path, labels=CRYPTOBERT_ORDER, seed=0, **more) -> Path:
     """ElKulako/cryptobert's layout: vocab.json and merges.txt; positions from pad_token_id + 1."""
     vocab = ["<s>", "<pad>", "</s>", "<unk>", *sorted(ByteLevel.alphabet()), "<mask>"]
-    config = RobertaConfig(vocab_size=len(vocab), max_position_embeddings=MAX_TOKENS + 2, **SIZES, **more)
+    config = RobertaConfig(vocab_size=len(vocab), max_position_embeddings=MAX_TOKENS + 2, **SIZES | more)
     _save(RobertaForSequenceClassification, config, folder, labels, seed)
     (folder / "vocab.json").write_text(json.dumps({token: n for n, token in enumerate(vocab)}))
     (folder / "merges.txt").write_text("#version: 0.2\n")
