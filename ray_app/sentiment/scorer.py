@@ -96,7 +96,7 @@ class Scorer:
         self.tokens_per_batch = tokens_per_batch
         self.max_tokens = tokens.max_tokens
         self._columns = list(local.columns)
-        self._tokens = tokens
+        self.tokens = tokens
         self._forward = forward
 
     @classmethod
@@ -140,7 +140,7 @@ class Scorer:
 
     def score(self, texts: Sequence[str | None]) -> list[Reading]:
         """One reading a text, in order. Raises ModelOutOfMemory where a single text is too much for the device."""
-        encoded = self._tokens.encode(texts)
+        encoded = self.tokens.encode(texts)
         found = [Reading(None, item.reason, item.truncated) for item in encoded]
         order = sorted((n for n, item in enumerate(encoded) if item.ids is not None), key=lambda n: _length(encoded[n]))
         order.reverse()  # the largest batch first: what does not fit shows at once

@@ -214,7 +214,7 @@ def test_the_tokenizer_never_sees_a_megabyte(bert):
             seen.extend(map(len, texts))
             return self._inner.encode_batch(texts)
 
-    scorer._tokens._tokenizer = Watched(scorer._tokens._tokenizer)
+    scorer.tokens._tokenizer = Watched(scorer.tokens._tokenizer)
     scorer.score(["up " * 400_000])
     assert max(seen) <= CHARACTERS_PER_TOKEN * scorer.max_tokens
     scorer.score([" " * 900_000 + "up"])
@@ -260,7 +260,7 @@ def test_a_stream_marks_what_it_cut(scorer):
 def test_numbers_that_are_not_finite_are_no_score(folder, precision):
     scorer = load(folder, precision=precision)
     whole = scorer.score(["up", "down is weak", "bitcoin rose"])
-    ids = scorer._tokens.encode(["down"])[0].ids
+    ids = scorer.tokens.encode(["down"])[0].ids
     scorer._forward._embeddings.word_embeddings.weight.data[ids[1]] = math.nan
     broken = scorer.score(["up", "down is weak", "bitcoin rose"])
     assert (broken[1].probabilities, broken[1].reason) == (None, NOT_FINITE)
