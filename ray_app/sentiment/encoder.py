@@ -177,14 +177,14 @@ def _layer(layer: Any, linear: Any) -> Layer:
     qkv.weight = nn.Parameter(torch.cat([part.weight.detach() for part in parts]), requires_grad=False)
     qkv.bias = nn.Parameter(torch.cat([part.bias.detach() for part in parts]), requires_grad=False)
     return Layer(
-        linear(qkv),
-        linear(layer.attention.output.dense),
+        linear(qkv, overwrite=False),
+        linear(layer.attention.output.dense, overwrite=True),
         layer.attention.output.LayerNorm,
-        linear(layer.intermediate.dense),
-        linear(layer.output.dense),
+        linear(layer.intermediate.dense, overwrite=False),
+        linear(layer.output.dense, overwrite=True),
         layer.output.LayerNorm,
     )
 
 
-def _keep(linear: nn.Linear) -> nn.Module:
+def _keep(linear: nn.Linear, *, overwrite: bool) -> nn.Module:  # noqa: ARG001 - as Int8Linear is called
     return linear

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 
 #: Tokens a batch. On a CPU the activations of a small batch stay in its caches; a GPU wants work.
-CPU_TOKENS: Final[dict[str, int]] = {"fp32": 512, "bf16": 2_048, "int8": 2_048}
+CPU_TOKENS: Final[dict[str, int]] = {"fp32": 512, "bf16": 1_024, "int8": 1_024}
 CUDA_TOKENS: Final = 32_768
 
 #: texts tokenised and sorted together: what stream() holds at a time

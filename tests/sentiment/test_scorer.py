@@ -143,6 +143,17 @@ def test_int8_leaves_outliers_in_floating_point(tmp_path):
     assert error < 0.02
 
 
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_int8_keeps_its_inputs_unless_they_are_its_own(overwrite):
+    from ray_app.sentiment.int8 import Int8Linear
+
+    inputs = torch.randn(5, 32)
+    before = inputs.clone()
+    with torch.inference_mode():
+        Int8Linear(torch.nn.Linear(32, 4), overwrite=overwrite)(inputs)
+    assert torch.equal(inputs, before) is not overwrite
+
+
 def test_the_order_of_the_texts_is_kept(scorer):
     texts = mixed_texts(50)
     alone = [scorer.score([text])[0].probabilities for text in texts]
