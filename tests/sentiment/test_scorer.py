@@ -18,7 +18,7 @@ from ray_app.errors import ModelIncomplete, ModelOutOfMemory, ModelUnsuitable
 from ray_app.sentiment.labels import CLASSES, meaning
 from ray_app.sentiment.models import LocalModel
 from ray_app.sentiment.scorer import NOT_FINITE, Scorer, ScorerOptions
-from ray_app.sentiment.tokens import CHARACTERS_PER_TOKEN, EMPTY, UNREADABLE
+from ray_app.sentiment.tokens import CHARACTERS_PER_TOKEN, EMPTY, UNREADABLE, Tokens
 from tests.sentiment import tiny
 
 
@@ -397,13 +397,12 @@ def test_a_precision_that_the_device_has_not(bert):
         load(bert, precision="fp16")
 
 
-def test_the_padding_and_the_limit_of_a_tokenizers_training_are_not_ours(folder, scorer):
-    tokenizer = AutoTokenizer.from_pretrained(folder).backend_tokenizer
+def test_the_padding_and_the_limit_of_a_tokenizers_training_are_not_ours(bert):
+    tokenizer = AutoTokenizer.from_pretrained(bert).backend_tokenizer
     tokenizer.enable_padding(length=20)
     tokenizer.enable_truncation(8)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    texts = mixed_texts(10)
-    assert probabilities(load(folder).score(texts)).tolist() == probabilities(scorer.score(texts)).tolist()
+    kept = Tokens(tokenizer, 12, unknown_id=1).encode(["up", "up " * 9, "up " * 40])
+    assert [(len(item.ids), item.truncated) for item in kept] == [(3, False), (11, False), (12, True)]
 
 
 def test_name_revision_and_precision_are_told(bert, scorer):
