@@ -28,7 +28,7 @@ Model = Callable[[Sequence[str]], list[Judged]]
 
 def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    parser.add_argument("files", nargs="*", type=Path, metavar="FILE")
     parser.add_argument("--model", action="append", default=[], metavar="NAME=SOURCE")
     parser.add_argument("--lexicon", action="append", default=[], metavar="NAME", help="vader, textblob or lexicon")
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16", "fp16", "int8"])
@@ -95,6 +95,9 @@ def shown(share: float | None) -> str:
 
 def main(given: Sequence[str] | None = None) -> int:
     options = arguments(given)
+    if not options.files:
+        print("no labelled files given: nothing to judge (see --help)")
+        return 0
     try:
         sources = by_source(options.files)
     except (ConfigError, OSError) as error:

@@ -212,8 +212,8 @@ def main(given: Sequence[str] | None = None) -> int:
     folders = folders or [(path.name, path) for path in sorted((SHARED / "models").glob("*")) if path.is_dir()]
     texts = read_texts(options.texts)
     if not texts or not folders:
-        print("no texts or no models: name some (--texts, --model)", file=sys.stderr)
-        return 2
+        print("no texts or no models here: name some (--texts, --model)")
+        return 0
     on = torch.cuda.get_device_name() if options.device.startswith("cuda") else torch.cpu.get_capabilities()["cpu_name"]
     print(f"torch {torch.__version__} on {on}, {options.threads} threads")
     for name, folder in folders:

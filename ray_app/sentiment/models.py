@@ -82,13 +82,15 @@ class LocalModel:
     safetensors: bool
 
 
-def fetch(spec: ModelSpec, cache: Path) -> LocalModel:
+def fetch(spec: ModelSpec, cache: Path, hub: str | None = None) -> LocalModel:
     """Bring the model's files to this machine and check them. Blocks; a second call finds what the first brought.
 
-    Raises ModelMissing where they cannot be had, ModelIncomplete and ModelUnsuitable as :func:`resolve` does.
+    ``hub``: address of a mirror; None: as huggingface_hub is set (``HF_ENDPOINT``).
+    Raises ModelMissing where they cannot be had (a hub that is away is tried for half a minute), ModelIncomplete and
+    ModelUnsuitable as :func:`resolve` does.
     """
     if spec.kind == "hub":
-        _from_hub(spec, cache)
+        _from_hub(spec, cache, hub)
     elif spec.kind == "url":
         _from_url(spec, cache)
     return resolve(spec, cache)
@@ -100,7 +102,7 @@ def resolve(spec: ModelSpec, cache: Path) -> LocalModel:
     Raises ModelMissing (no files), ModelIncomplete (half a model), ModelUnsuitable (not one we can use).
     """
     if spec.kind == "hub":
-        folder = _hub_folder(spec, cache, local_files_only=True)
+        folder = _hub_folder(spec, cache)
         return inspect(spec.name, folder, revision=folder.name)
     folder = _url_folder(spec, cache) if spec.kind == "url" else Path(spec.source).expanduser()
     if not folder.is_dir():
@@ -216,36 +218,35 @@ def pickle_problem(path: Path) -> str | None:
     return "cut off (a zip archive without its end)" if start == b"PK" and not zipfile.is_zipfile(path) else None
 
 
-def _hub_folder(spec: ModelSpec, cache: Path, *, local_files_only: bool, files: list[str] | None = None) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+def _hub_folder(spec: ModelSpec, cache: Path) -> Path:
+    """The snapshot here of what ``spec`` names; snapshot_download would miss the files that we never fetch."""
+    from huggingface_hub import try_to_load_from_cache
 
     try:
-        folder = snapshot_download(
-            spec.source,
-            revision=spec.revision,
-            cache_dir=cache,
-            local_files_only=local_files_only,
-            allow_patterns=files,
-        )
-    except LocalEntryNotFoundError as error:
+        config = try_to_load_from_cache(spec.source, CONFIG, cache_dir=cache, revision=spec.revision)
+    except ValueError as error:
+        raise ModelMissing(spec.name, f"{spec.source}: no hub has such an id ({_first_line(error)})") from error
+    if not isinstance(config, str):
         at = f" at revision {spec.revision}" if spec.revision else ""
-        raise ModelMissing(spec.name, f"{spec.source}{at}: not in {cache}; it is fetched from the hub") from error
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        raise ModelMissing(spec.name, f"{spec.source}: the hub did not give it ({error})") from error
-    return Path(folder)
+        raise ModelMissing(spec.name, f"{spec.source}{at}: not in {cache}; it has to be fetched from the hub")
+    return Path(config).parent
 
 
-def _from_hub(spec: ModelSpec, cache: Path) -> None:
+def _from_hub(spec: ModelSpec, cache: Path, hub: str | None) -> None:
     """Config, tokenizer and one copy of the weights; of safetensors and a pickle the safetensors."""
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
 
+    api = HfApi(endpoint=hub)
     try:
-        names = HfApi().list_repo_files(spec.source, revision=spec.revision)
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        raise ModelMissing(spec.name, f"{spec.source}: the hub did not answer for it ({error})") from error
-    _hub_folder(spec, cache, local_files_only=False, files=wanted_files(names))
+        info = api.model_info(spec.source, revision=spec.revision)
+        names = wanted_files(file.rfilename for file in info.siblings or [])
+        api.snapshot_download(spec.source, revision=spec.revision, cache_dir=cache, allow_patterns=names)
+    except Exception as error:  # those of whichever HTTP library, too: all mean that the files are not here
+        raise ModelMissing(spec.name, f"{spec.source}: the hub did not give it ({_first_line(error)})") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def wanted_files(names: Iterable[str]) -> list[str]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import http.server
+import json
 import os
 import shutil
+import threading
 from pathlib import Path
 
 import fsspec
@@ -156,13 +160,12 @@ def test_of_a_repository_only_what_is_needed_is_fetched():
 
 
 def test_a_hub_model_is_found_in_the_cache_and_its_revision_is_the_commit(folder, tmp_path):
-    commit = "4556d13015211d73dccd3fdd39d39232506f3e43"
-    in_hub_cache(folder, tmp_path / "cache", FINBERT, commit)
-    assert resolve(FINBERT, tmp_path / "cache").revision == commit
+    in_hub_cache(folder, tmp_path / "cache", FINBERT, COMMIT)
+    assert resolve(FINBERT, tmp_path / "cache").revision == COMMIT
 
 
 def test_a_hub_model_at_a_revision_that_is_not_here(folder, tmp_path):
-    in_hub_cache(folder, tmp_path / "cache", FINBERT, "4556d13015211d73dccd3fdd39d39232506f3e43")
+    in_hub_cache(folder, tmp_path / "cache", FINBERT, COMMIT)
     with pytest.raises(ModelMissing, match="v2"):
         resolve(ModelSpec("finbert", FINBERT.source, "v2"), tmp_path / "cache")
 
@@ -172,11 +175,80 @@ def test_a_hub_model_that_is_not_here_yet(tmp_path):
         resolve(FINBERT, tmp_path)
 
 
+def test_an_id_no_hub_can_have(tmp_path):
+    with pytest.raises(ModelMissing, match="no hub has such an id"):
+        resolve(ModelSpec("m", "owner/na me"), tmp_path)
+
+
 def test_a_half_fetched_hub_model(folder, tmp_path):
-    snapshot = in_hub_cache(folder, tmp_path, FINBERT, "4556d13015211d73dccd3fdd39d39232506f3e43")
+    snapshot = in_hub_cache(folder, tmp_path, FINBERT, COMMIT)
     (snapshot / "model.safetensors").unlink()
     with pytest.raises(ModelMissing, match="no weights"):
         resolve(FINBERT, tmp_path)
+
+
+COMMIT = "4556d13015211d73dccd3fdd39d39232506f3e43"
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """As much of the hub's API as a download needs, over one folder."""
+
+    folder: Path
+    asked: list[str]
+
+    def do_GET(self):
+        self.asked.append(self.path)
+        if self.path.startswith(f"/api/models/ProsusAI/finbert/tree/{COMMIT}"):
+            tree = [
+                {"type": "file", "path": p.name, "size": p.stat().st_size, "oid": "0"} for p in self.folder.iterdir()
+            ]
+            body, more = json.dumps(tree).encode(), {}
+        elif self.path.startswith("/api/models/ProsusAI/finbert"):
+            files = [{"rfilename": path.name} for path in self.folder.iterdir()]
+            body, more = json.dumps({"id": "ProsusAI/finbert", "sha": COMMIT, "siblings": files}).encode(), {}
+        elif self.path.startswith(f"/ProsusAI/finbert/resolve/{COMMIT}/"):
+            body = (self.folder / self.path.rpartition("/")[2]).read_bytes()
+            more = {"ETag": f'"{hashlib.sha256(body).hexdigest()}"', "X-Repo-Commit": COMMIT}
+        else:
+            self.send_error(404)
+            return
+        self.send_response(200)
+        for name, value in ({"Content-Length": str(len(body))} | more).items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    do_HEAD = do_GET  # noqa: N815 - http.server's name
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def hub(folder):
+    handler = type("OneHub", (Hub,), {"folder": folder, "asked": []})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}", handler.asked
+        server.shutdown()
+        thread.join()
+
+
+def test_a_hub_model_is_fetched_with_its_commit_and_without_what_we_do_not_need(folder, hub, tmp_path):
+    (folder / "tf_model.h5").write_bytes(b"0" * 100)
+    (folder / "pytorch_model.bin").write_bytes(b"0" * 100)
+    address, asked = hub
+    fetched = fetch(FINBERT, tmp_path / "cache", address)
+    assert fetched.revision == COMMIT
+    assert fetched == resolve(FINBERT, tmp_path / "cache")
+    assert not [path for path in asked if path.endswith((".h5", ".bin"))]
+
+
+def test_a_model_the_hub_has_not(hub, tmp_path):
+    with pytest.raises(ModelMissing, match="the hub did not give it"):
+        fetch(CRYPTOBERT, tmp_path, hub[0])
 
 
 def test_an_object_store_is_fetched_once(folder, tmp_path):
