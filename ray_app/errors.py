@@ -108,6 +108,18 @@ class ArchiveError(CryptoDataError):
     """The raw archive could not be written or a record in it is damaged."""
 
 
+# --- sentiment -----------------------------------------------------------------------------------------------
+
+
+class ModelUnavailable(CryptoDataError):
+    """A text model cannot be had on this node; its scores are NULL. ``reason`` says why, and what to do."""
+
+    def __init__(self, model: str, reason: str) -> None:
+        super().__init__(f"model unavailable: {model}: {reason}")
+        self.model = model
+        self.reason = reason
+
+
 # --- storage -------------------------------------------------------------------------------------------------
 
 

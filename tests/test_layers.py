@@ -23,6 +23,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "mentions": {"errors", "clock", "assets"},
     "sources": {"errors", "clock"},
     "reconcile": {"errors", "clock", "assets", "sources"},
+    "sentiment": {"errors", "clock"},
     "storage": FOUNDATION | {"assets"},
     "collection": FOUNDATION | {"assets", "mentions", "sources", "reconcile", "storage"},
     "health": FOUNDATION | {"assets", "storage", "collection"},
