@@ -201,6 +201,29 @@ class Matcher:
 
     def find(self, title: str, summary: str | None = None) -> list[tuple[int, str]]:
         """``(asset_id, term)`` of each asset mentioned, in the order of the text; the term as the text writes it."""
+        text, _, counted = self._look(title, summary)
+        mentions: dict[int, str] = {}
+        for first, asset_id, length in sorted(counted):
+            mentions.setdefault(asset_id, text.text[text.starts[first] : text.ends[first + length - 1]][:100])
+        return list(mentions.items())
+
+    def places(self, title: str, summary: str | None = None) -> list[tuple[int, int, int]]:
+        r"""``(asset_id, start, end)`` of every place, ascending, in ``f"{title}\n{summary}"`` that names an asset.
+
+        The assets are those of :meth:`find`. A name that counts at one place counts at all where the same words stand.
+        """
+        text, candidates, counted = self._look(title, summary)
+        forms = {(asset_id, *text.lowers[first : first + length]) for first, asset_id, length in counted}
+        return [
+            (asset_id, text.starts[first], text.ends[first + length - 1])
+            for first, asset_id, length in sorted(set(candidates))
+            if (asset_id, *text.lowers[first : first + length]) in forms
+        ]
+
+    def _look(
+        self, title: str, summary: str | None
+    ) -> tuple[_Text, list[tuple[int, int, int]], list[tuple[int, int, int]]]:
+        """The text, every place where a name or ticker stands, and those that count: first word, asset, words."""
         text = _read(title[:_LONGEST], (summary or "")[:_LONGEST], self._tickers)
         named = self._named(text)
         longer = [(first, name) for first, name in named if len(name.words) > 1]  # of one word: perhaps a ticker, too
@@ -216,18 +239,16 @@ class Matcher:
             | {i for i, _, tier in tickers if tier == Tier.SURE}
         )
         listed = {i for i, _, _ in tickers} | {i for first, name in named for i in (first, first + len(name.words) - 1)}
-        found = [
+        counted = [
             (first, name.asset_id, len(name.words))
             for first, name in named
             if name.asset_id and self._name_counts(text, first, name, listed)
         ]
-        found += [
+        counted += [
             (i, asset_id, 1) for i, asset_id, tier in tickers if self._ticker_counts(text, i, asset_id, tier, listed)
         ]
-        mentions: dict[int, str] = {}
-        for first, asset_id, length in sorted(found):
-            mentions.setdefault(asset_id, text.text[text.starts[first] : text.ends[first + length - 1]][:100])
-        return list(mentions.items())
+        candidates = [(first, name.asset_id, len(name.words)) for first, name in named if name.asset_id]
+        return text, [*candidates, *((i, asset_id, 1) for i, asset_id, _ in tickers)], counted
 
     def _named(self, text: _Text) -> list[tuple[int, _Name]]:
         """Every place where a name stands, the longest that fits, in the way it is written."""
