@@ -17,14 +17,18 @@ A window without texts has a volume of 0, and NULL in every other column.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from functools import reduce
-from typing import Final
+from typing import Any, Final
 
 import polars as pl
 
 from ray_app.sentiment.vocabulary import SCORE_BOUNDS
 
+#: raise it when what is said of the same scores changes: aggregates of newer rules replace the stored ones
+RULES: Final = 1
 HOUR_MS: Final = 3_600_000
 #: seconds
 WINDOWS: Final = (3_600, 4 * 3_600, 24 * 3_600, 7 * 24 * 3_600)
@@ -104,6 +108,19 @@ def aggregate(
     ]
     empty = pl.DataFrame(schema={name: _KEY_TYPES[name] for name in KEY} | VALUES)
     return pl.concat([empty, *found]).sort(KEY)
+
+
+def stored_rows(aggregates: pl.DataFrame, computed_at: int) -> Iterator[dict[str, Any]]:
+    """The aggregates as rows of ``sentiment_aggregation``, computed at ``computed_at`` (ms)."""
+    for row in aggregates.iter_rows(named=True):
+        said = json.dumps([row[name] for name in VALUES])
+        digest = hashlib.sha256(said.encode()).hexdigest()
+        yield row | {
+            "known_at": computed_at,
+            "rules_version": RULES,
+            "computed_at": computed_at,
+            "values_hash": digest,
+        }
 
 
 _KEY_TYPES: Final[dict[str, pl.DataType]] = {

@@ -50,6 +50,11 @@ class _Piece(NamedTuple):
     assets: tuple[int, ...]  # ascending
 
 
+def parts(text: str, places: Sequence[Place]) -> list[Window]:
+    """What is scored of a text: the whole of it under asset 0, and the window of each asset named."""
+    return [Window(0, text.strip()), *windows(text, places)]
+
+
 def windows(text: str, places: Sequence[Place]) -> list[Window]:
     """The window of each asset named, by asset id.
 

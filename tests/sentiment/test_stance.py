@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_app.sentiment.stance import windows
+from ray_app.sentiment.stance import Window, parts, windows
 
 NAMES = {"Bitcoin": 1, "BTC": 1, "Ethereum": 2, "Ether": 2, "XRP": 3, "Solana": 4}
 
@@ -67,6 +67,13 @@ def test_a_text_that_names_one_asset_is_scored_whole() -> None:
     text = " Bitcoin surges, traders cheer.\nNobody knows why. BTC again "
     assert said(text) == {1: text.strip()}
     assert said("Nobody is named") == {}
+
+
+def test_the_parts_of_a_text_are_itself_and_what_is_said_of_each_asset() -> None:
+    text = "Bitcoin rose. XRP fell."
+    places = [(1, 0, 7), (3, 14, 17)]
+    assert parts(text, places) == [Window(0, text), Window(1, "Bitcoin rose."), Window(3, "XRP fell.")]
+    assert parts(" Nothing ", []) == [Window(0, "Nothing")]
 
 
 def test_two_mentions_of_the_same_assets_share_a_window_so_that_it_is_scored_once() -> None:

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import select
 
 from ray_app.errors import StorageError
-from ray_app.sentiment.aggregate import COLUMNS, KEY, VALUES, aggregate
+from ray_app.sentiment.aggregate import COLUMNS, KEY, VALUES, aggregate, stored_rows
 from ray_app.sentiment.vocabulary import compose, text_hash
 from ray_app.storage import sentiment_queries as queries
 from ray_app.storage.engine import Database
@@ -302,8 +302,8 @@ def test_from_texts_to_stored_aggregates(db: Database) -> None:
     put(db, *news, posts=posts, parts=parts, scores=(scored(parts[0], 0.5), scored(parts[-1], -0.1)))
     scores = pl.DataFrame([*rows(db, "crypto_news"), *rows(db, "social_posts")], schema=COLUMNS)
     found = aggregate(scores, [END], [("asset", 1), ("crypto", 0), ("stock", 0)], ["lexicon"], [3_600])
-    order = {"known_at": END + 5, "rules_version": 1, "computed_at": END + 5, "values_hash": digest("x")}
-    db.run(lambda conn: queries.add_aggregates(conn, [row | order for row in found.rows(named=True)]))
+    db.run(lambda conn: queries.add_aggregates(conn, list(stored_rows(found, END + 5))))
+    assert db.run(lambda conn: queries.add_aggregates(conn, list(stored_rows(found, END + 5)))) == 0  # a repetition
     with db.read() as conn:
         asked = {"start": END, "end": END + 1}
         (asset,) = queries.aggregates(conn, "asset", 1, "lexicon", "all", 3_600, **asked)
