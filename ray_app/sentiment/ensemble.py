@@ -12,6 +12,9 @@ by :func:`fit_temperature`; 1 leaves a model as it is. The order of its classes 
 ``(max(-s, 0), 1 - |s|, max(s, 0))``. TextBlob has no others, and VADER's shares say how much of a text is loaded, not
 how likely it is positive.
 
+Where no word speaks for a class, the three that read words say 0, which is no impossibility: 0.05 of each class is
+mixed into what they say. Without it one wrong label would decide their temperature.
+
 **Missing members** give their weight to those that are there, and are named with their reasons. Without any there is no
 opinion: NULL, and why.
 """
@@ -27,7 +30,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_app.sentiment.vocabulary import CLASSES, SCORE_BOUNDS, TextScore
+from ray_app.sentiment.vocabulary import CLASSES, LEXICONS, SCORE_BOUNDS, TextScore
 
 NAME: Final = "ensemble"
 #: by domain: model → share of the opinion; each sums to 1
@@ -39,6 +42,7 @@ WEIGHTS: Final[Mapping[str, Mapping[str, float]]] = {
 COLDEST, HOTTEST = 0.05, 20.0
 NOT_SCORED: Final = "not scored yet"
 
+_FLOOR: Final = 0.05
 _LEAST: Final = 1e-12  # a probability of 0 in a logarithm
 
 
@@ -105,8 +109,12 @@ def member_probabilities(model: str, said: TextScore) -> NDArray[np.float64] | N
         return None
     if model in SCORE_BOUNDS:
         score = max(-1.0, min(1.0, said.score))
-        return np.array((max(-score, 0.0), 1.0 - abs(score), max(score, 0.0)))
-    return None if said.probabilities is None else np.asarray(said.probabilities, dtype=np.float64)
+        shares = np.array((max(-score, 0.0), 1.0 - abs(score), max(score, 0.0)))
+    elif said.probabilities is not None:
+        shares = np.asarray(said.probabilities, dtype=np.float64)
+    else:
+        return None
+    return shares * (1 - len(CLASSES) * _FLOOR) + _FLOOR if model in LEXICONS else shares
 
 
 def scaled(probabilities: Any, temperature: float) -> NDArray[np.float64]:

@@ -26,9 +26,9 @@ def test_members_are_averaged_by_their_weights() -> None:
     said = Ensemble("crypto").combine(
         {"cryptobert": GOOD, "lexicon": BAD, "vader": TextScore(0.5, (0, 0.9, 0.1)), "textblob": TextScore(-0.2)}
     )
-    # by hand: .4·(.1 .2 .7) + .35·(.7 .2 .1) + .15·(0 .5 .5) + .1·(.2 .8 0)
-    assert said.probabilities == pytest.approx((0.305, 0.305, 0.39))
-    assert said.score == pytest.approx(0.085)
+    # by hand: .4·(.1 .2 .7) + .35·(.645 .22 .135) + .15·(.05 .475 .475) + .1·(.22 .73 .05)
+    assert said.probabilities == pytest.approx((0.29525, 0.30125, 0.4035))
+    assert said.score == pytest.approx(0.10825)
     assert said.members == WEIGHTS["crypto"]
     assert said.missing == {}
     assert said.reason is None
@@ -38,7 +38,7 @@ def test_missing_members_are_named_and_give_their_weight_to_the_others() -> None
     said = Ensemble("crypto").combine({"cryptobert": GONE, "lexicon": GOOD, "vader": TextScore(0.0, (0, 1, 0))})
     assert said.members == pytest.approx({"lexicon": 0.7, "vader": 0.3})
     assert said.missing == {"cryptobert": "model unavailable: no weights", "textblob": "not scored yet"}
-    assert said.score == pytest.approx(0.42)
+    assert said.score == pytest.approx(0.357)
 
 
 def test_one_that_is_no_member_of_the_domain_says_nothing() -> None:
@@ -129,8 +129,14 @@ def test_what_cannot_be_fitted_is_refused(probabilities: list, labels: list, pro
         fit_temperature(probabilities, labels)
 
 
+def test_one_wrong_label_does_not_decide_the_temperature_of_a_model_that_reads_words() -> None:
+    sure, wrong = TextScore(0.6, (0.0, 0.4, 0.6)), TextScore(0.6, (0.0, 0.4, 0.6))
+    said = [ensemble.member_probabilities("lexicon", one) for one in [sure] * 9 + [wrong]]
+    assert fit_temperature(said, [2] * 9 + [0]) < 2
+
+
 def test_every_score_bound_is_of_a_model_that_enters_by_its_score() -> None:
     for model in ensemble.SCORE_BOUNDS:
         shares = ensemble.member_probabilities(model, TextScore(-0.3, (0.9, 0.1, 0.0)))
         assert shares is not None
-        assert shares.tolist() == pytest.approx([0.3, 0.7, 0.0])
+        assert shares.tolist() == pytest.approx([0.305, 0.645, 0.05])
