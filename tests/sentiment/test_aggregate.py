@@ -186,6 +186,11 @@ def test_a_rescore_replaces_from_when_it_is_known_and_counts_no_second_time() ->
     assert volumes(*rows, ends=range(4)) == [1, 0, 0, 0]
 
 
+def test_a_date_that_is_corrected_later_moves_no_text_out_of_its_hour() -> None:
+    corrected = row("a", T + 90 * MINUTE, 0.5, revision="r2", published_at=T - 5 * H)
+    assert volumes(row("a", T - 30 * MINUTE), corrected, ends=range(3)) == [1, 0, 0]
+
+
 def test_engagement_that_was_measured_later_is_not_known_yet() -> None:
     grown = row("a", T - 30 * MINUTE, engagement=900, engagement_at=T + 30 * MINUTE)
     assert said(grown)["total_engagement"] is None
