@@ -35,10 +35,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import torch
 
-from ray_app.sentiment.labels import CLASSES, meaning
+from ray_app.sentiment.labels import meaning
 from ray_app.sentiment.models import LocalModel, inspect
 from ray_app.sentiment.quality import Judged, read_labelled, scorecard
 from ray_app.sentiment.scorer import Reading, Scorer, ScorerOptions
+from ray_app.sentiment.vocabulary import CLASSES
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 #: a pipeline that takes this many times the other's time has lost; its rounds are not repeated

@@ -13,11 +13,12 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "ray_app"
 
 #: what each part may import of ours; nothing else
-FOUNDATION = {"errors", "clock", "settings", "logs"}
+FOUNDATION = {"errors", "clock", "settings", "logs", "editions"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "clock": {"errors"},
     "logs": set(),
+    "editions": set(),
     "settings": {"errors"},
     "assets": {"errors", "clock"},
     "mention_words": set(),
@@ -26,7 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "reconcile": {"errors", "clock", "assets", "sources"},
     "sentiment": {"errors", "clock"},
     "storage": FOUNDATION | {"assets"},
-    "collection": FOUNDATION | {"assets", "mentions", "sources", "reconcile", "storage"},
+    "collection": FOUNDATION | {"assets", "mentions", "sources", "reconcile", "sentiment", "storage"},
     "health": FOUNDATION | {"assets", "storage", "collection"},
     "serving": FOUNDATION | {"assets", "sources", "storage", "collection", "health"},
     "sandbox": FOUNDATION | {"assets"},
@@ -105,6 +106,15 @@ def test_everything_but_the_edges_imports_where_ray_is_not_installed():
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=False)
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("imported")
+
+
+def test_what_runs_text_models_is_imported_by_nobody_who_does_not():
+    """The CLI, the gateway, the streams and the collectors start without gigabytes of what only the scorers need."""
+    starts = ["ray_app.cli", "ray_app.serving.apps", "ray_app.collection.actors", "ray_app.collection.serve_app"]
+    heavy = ("torch", "transformers", "tokenizers", "huggingface_hub", "nltk", "textblob", "vaderSentiment", "pandas")
+    program = f"import sys, {', '.join(starts)}\nprint(*({set(heavy)!r} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert (result.returncode, result.stdout.strip()) == (0, ""), result.stderr
 
 
 def test_nothing_but_the_clock_asks_for_the_time():

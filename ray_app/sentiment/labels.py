@@ -12,9 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from ray_app.errors import ModelUnsuitable
-
-#: The order of every triple of probabilities in this node.
-CLASSES: Final = ("negative", "neutral", "positive")
+from ray_app.sentiment.vocabulary import CLASSES
 
 #: What a label name, case-folded, means.
 MEANINGS: Final[Mapping[str, str]] = {

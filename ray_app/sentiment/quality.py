@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from ray_app.errors import ConfigError
-from ray_app.sentiment.labels import CLASSES, meaning
+from ray_app.sentiment.labels import meaning
+from ray_app.sentiment.vocabulary import CLASSES
 
 BINS: Final = 15
 #: a reddit post may be 40,000 characters, csv's own limit is 131,072

@@ -5,7 +5,8 @@ import itertools
 import pytest
 
 from ray_app.errors import ModelUnsuitable
-from ray_app.sentiment.labels import CLASSES, class_columns
+from ray_app.sentiment.labels import class_columns
+from ray_app.sentiment.vocabulary import CLASSES
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(CLASSES)))

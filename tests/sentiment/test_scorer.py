@@ -15,10 +15,11 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Dist
 from transformers import DistilBertForSequenceClassification as DistilBert
 
 from ray_app.errors import ModelIncomplete, ModelOutOfMemory, ModelUnsuitable
-from ray_app.sentiment.labels import CLASSES, meaning
+from ray_app.sentiment.labels import meaning
 from ray_app.sentiment.models import LocalModel
 from ray_app.sentiment.scorer import NOT_FINITE, Scorer, ScorerOptions
 from ray_app.sentiment.tokens import CHARACTERS_PER_TOKEN, EMPTY, UNREADABLE, Tokens
+from ray_app.sentiment.vocabulary import CLASSES
 from tests.sentiment import tiny
 
 
