@@ -19,7 +19,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "clock": {"errors"},
     "logs": set(),
     "editions": set(),
-    "settings": {"errors"},
+    "settings": {"errors", "sentiment"},  # the models' names
     "assets": {"errors", "clock"},
     "mention_words": set(),
     "mentions": {"errors", "clock", "assets", "mention_words"},
@@ -28,6 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "sentiment": {"errors", "clock"},
     "storage": FOUNDATION | {"assets"},
     "collection": FOUNDATION | {"assets", "mentions", "sources", "reconcile", "sentiment", "storage"},
+    "scoring": FOUNDATION | {"sentiment", "storage", "collection"},
     "health": FOUNDATION | {"assets", "storage", "collection"},
     "serving": FOUNDATION | {"assets", "sources", "storage", "collection", "health"},
     "sandbox": FOUNDATION | {"assets"},
@@ -38,6 +39,7 @@ RAY_EDGES = {
     "ray_app/collection/actors.py",
     "ray_app/collection/supervisor.py",
     "ray_app/collection/serve_app.py",
+    "ray_app/scoring/pool.py",
     "ray_app/serving/apps.py",
 }
 

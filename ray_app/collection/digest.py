@@ -123,7 +123,7 @@ def digest(
     rows, unknown = _resolved(parsed.rows, provenance, registry)
     if polls:
         rows[collection_polls.name] = polls
-    for table, row in _of_texts(rows, registry):
+    for table, row in of_texts(rows, registry):
         rows.setdefault(table, []).append(row | provenance)
     return Digest("ok", None, parsed, rows, _quality(source, exchange, at, parsed, unknown), None, tuple(unknown))
 
@@ -151,16 +151,15 @@ def _resolved(
     return found, unknown
 
 
-def _of_texts(rows: dict[str, list[dict[str, Any]]], registry: AssetRegistry) -> list[tuple[str, dict[str, Any]]]:
+def of_texts(rows: dict[str, list[dict[str, Any]]], registry: AssetRegistry) -> list[tuple[str, dict[str, Any]]]:
     """Rows, with their table, of what the texts name and say, as the registry knows assets at this answer."""
-    matcher = matcher_of(registry)
     found: list[tuple[str, dict[str, Any]]] = []
     for kind, body in _TEXTS.items():
         for row in rows.get(kind, ()):
             title, text = (row["title"] or "").strip(), (row[body] or "").strip()
             if not title and not text:
                 continue
-            named = matcher.read(title, text)
+            named = matcher_of(registry).read(title, text)
             same = {"content_id": row["content_id"], "kind": kind, "event_version": row["event_version"]}
             found += [(text_mentions.name, same | one) for one in _mentions(row, named)]
             found += [(text_parts.name, same | one) for one in _parts(row, joined(title, text), named)]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Select, Table, and_, case, func, literal, null, or_, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, Table, and_, case, func, literal, null, or_, select
 
 from ray_app.editions import edition_of
 from ray_app.storage.lookup import rows_of_keys
@@ -37,38 +37,34 @@ _IDS = 250
 # --- parts of texts -------------------------------------------------------------------------------------------
 
 
-def texts_of(conn: Connection, kind: str, content_ids: Iterable[str]) -> dict[str, Record]:
-    """Title and body of the texts of these ids that are there and not deleted."""
-    table = KINDS[kind]
-    body = table.c.text if kind == "social_posts" else table.c.summary
-    found: dict[str, Record] = {}
-    for some in _some(sorted(set(content_ids))):
-        query = select(table.c.content_id, table.c.title, body.label("body")).where(
-            table.c.content_id.in_(some), table.c.deleted_at.is_(None)
-        )
-        found |= {row["content_id"]: dict(row) for row in conn.execute(query).mappings()}
-    return found
+def unscored_query(
+    kind: str,
+    model: str,
+    revision: str | None,
+    *,
+    since: int = 0,
+    after: PartCursor | None = None,
+    until: PartCursor | None = None,
+) -> Select[Any]:
+    """Parts that this revision (None: any revision) of the model has not scored, oldest first.
 
-
-def parts_query(kind: str, model: str, revision: str, *, since: int, after: PartCursor | None = None) -> Select[Any]:
-    """Parts known since a moment, oldest first, after a cursor; ``scored``: whether this revision has scored them.
-
-    By the index on (kind, known_at, content_id, asset_id, text_hash), and the key of the scores.
+    Those known since a moment, after a cursor, up to another. By the index on (kind, known_at, content_id, asset_id,
+    text_hash), and the key of the scores.
     """
     part, score = text_parts.c, text_scores.alias("s")
-    is_scored = (
-        select(literal(1))
-        .where(score.c.text_hash == part.text_hash, score.c.model == model, score.c.revision == revision)
-        .correlate(text_parts)
-        .exists()
-    )
+    scored = select(literal(1)).where(score.c.text_hash == part.text_hash, score.c.model == model)
+    if revision is not None:
+        scored = scored.where(score.c.revision == revision)
     place = (part.known_at, part.content_id, part.asset_id, part.text_hash)
-    query = select(*place, part.edition, part.spans, is_scored.label("scored")).where(
+    query = select(*place, part.edition, part.spans).where(
         part.kind == kind,
         part.known_at >= (since if after is None else max(since, after[0])),  # of two bounds SQLite takes the first
+        ~scored.correlate(text_parts).exists(),
     )
     if after is not None:
         query = query.where(_later(place, after))
+    if until is not None:
+        query = query.where(part.known_at <= until[0], ~_later(place, until))
     return query.order_by(*place)
 
 
@@ -76,28 +72,49 @@ def unscored(
     conn: Connection,
     kind: str,
     model: str,
-    revision: str,
+    revision: str | None,
     *,
     since: int = 0,
     after: PartCursor | None = None,
-    limit: int,
-) -> tuple[list[Record], PartCursor | None]:
-    """Of the next ``limit`` parts those that this revision has not scored, and where to go on; None: that was all.
+    until: PartCursor | None = None,
+    limit: int | None = None,
+) -> list[Row[Any]]:
+    """See :func:`unscored_query`; words may occur several times."""
+    query = unscored_query(kind, model, revision, since=since, after=after, until=until).limit(limit)
+    return list(conn.execute(query))
 
-    Each with ``spans``, and ``title`` and ``body`` of its text; words occur once a page. Left out are those whose words
-    are gone: of texts that were deleted or say something else now.
+
+def place_of(part: Row[Any]) -> PartCursor:
+    """The cursor behind which the parts after this one come."""
+    return part.known_at, part.content_id, part.asset_id, part.text_hash
+
+
+def texts_of_parts(conn: Connection, kind: str, parts: Iterable[Row[Any]]) -> list[Record]:
+    """Of each part ``text_hash`` and ``spans``, ``title`` and ``body`` of its text; the same words once.
+
+    Left out are those whose words are gone: of texts that were deleted or say something else now.
     """
-    rows = conn.execute(parts_query(kind, model, revision, since=since, after=after).limit(limit)).all()
-    last = rows[-1] if len(rows) == limit else None
-    todo = [row for row in rows if not row.scored]
-    held = texts_of(conn, kind, (row.content_id for row in todo))
+    parts = list(parts)
+    held = _texts(conn, kind, (part.content_id for part in parts))
     found: dict[str, Record] = {}
-    for row in todo:
-        text = held.get(row.content_id)
-        if text is not None and edition_of(text["title"], text["body"]) == row.edition:
-            found.setdefault(row.text_hash, row._asdict() | text)
-    going_on = None if last is None else (last.known_at, last.content_id, last.asset_id, last.text_hash)
-    return list(found.values()), going_on
+    for part in parts:
+        text = held.get(part.content_id)
+        if text is not None and edition_of(text["title"], text["body"]) == part.edition:
+            found.setdefault(part.text_hash, {"text_hash": part.text_hash, "spans": part.spans} | text)
+    return list(found.values())
+
+
+def _texts(conn: Connection, kind: str, content_ids: Iterable[str]) -> dict[str, Record]:
+    """Title and body (of an article the summary) of the texts that are there and not deleted."""
+    table = KINDS[kind]
+    body = table.c.text if kind == "social_posts" else table.c.summary
+    found: dict[str, Record] = {}
+    for some in _some(sorted(set(content_ids))):
+        query = select(table.c.content_id, table.c.title, body.label("body")).where(
+            table.c.content_id.in_(some), table.c.deleted_at.is_(None)
+        )
+        found |= {row.content_id: {"title": row.title, "body": row.body} for row in conn.execute(query)}
+    return found
 
 
 # --- scores ---------------------------------------------------------------------------------------------------
@@ -181,8 +198,9 @@ def window_query(kind: str, models: Sequence[str], *, since: int, until: int) ->
 
 
 def window_rows(conn: Connection, kind: str, models: Sequence[str], *, since: int, until: int) -> Iterator[Record]:
-    """The rows of :func:`window_query`, one at a time."""
-    for row in conn.execute(window_query(kind, models, since=since, until=until)).mappings():
+    """The rows of :func:`window_query`, as they come: any number in constant memory."""
+    streamed = conn.execution_options(stream_results=True, yield_per=5_000)
+    for row in streamed.execute(window_query(kind, models, since=since, until=until)).mappings():
         yield dict(row)
 
 
@@ -217,6 +235,11 @@ def aggregates(
     """See :func:`aggregates_query`."""
     query = aggregates_query(scope, asset_id, model, source, window_s, start=start, end=end)
     return [dict(row) for row in conn.execute(query).mappings()]
+
+
+def first_scored(conn: Connection) -> int | None:
+    """When this node had its first score (ms); None: it has none. Walks the index on (model, revision, known_at)."""
+    return conn.scalar(select(func.min(text_scores.c.known_at)))
 
 
 def last_window(conn: Connection, window_s: int) -> int | None:

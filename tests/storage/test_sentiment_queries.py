@@ -178,42 +178,56 @@ def test_the_columns_are_those_that_are_computed(sqlite_db: Database) -> None:
 # --- what is to be scored -------------------------------------------------------------------------------------
 
 
+def todo(conn: Any, revision: str | None = MODEL[1], model: str = MODEL[0], **more: Any) -> list[dict[str, Any]]:
+    """The texts of a page of articles."""
+    return queries.texts_of_parts(
+        conn, "crypto_news", queries.unscored(conn, "crypto_news", model, revision, **{"limit": 99} | more)
+    )
+
+
 def test_a_post_has_its_text_for_a_body(sqlite_db: Database) -> None:
-    put(sqlite_db, posts=(post(1), post(2, deleted_at=T0 + 1, text=None, title=None)))
+    put(sqlite_db, posts=(post(1),), parts=(part(post(1)),))
     with sqlite_db.read() as conn:
-        found = queries.texts_of(conn, "social_posts", ["reddit:t3_0001", "reddit:t3_0002"])
-    assert [(row["title"], row["body"]) for row in found.values()] == [("Post 1", "to the moon")]
+        rows = queries.unscored(conn, "social_posts", *MODEL)
+        (found,) = queries.texts_of_parts(conn, "social_posts", rows)
+    assert (found["title"], found["body"], found["spans"]) == ("Post 1", "to the moon", None)
 
 
 def test_what_a_revision_has_not_scored_comes_in_pages_that_join(db: Database) -> None:
     news = [article(f"Story {n}", T0 + n // 4 * HOUR, f"f{n}") for n in range(10)]
     parts = [part(one) for one in news] + [part(one, 7, f"part of {n}") for n, one in enumerate(news[:5])]
     put(db, *news, parts=tuple(parts), scores=tuple(scored(one) for one in parts[::2]))
-    for page_size in (1, 3, 50):
-        found: list[str] = []
-        after = None
-        with db.read() as conn:
-            while True:
-                rows, after = queries.unscored(conn, "crypto_news", *MODEL, after=after, limit=page_size)
-                found += [row["text_hash"] for row in rows]
-                if after is None:
-                    break
-        assert sorted(found) == sorted(one["text_hash"] for one in parts[1::2])
     with db.read() as conn:
-        assert len(queries.unscored(conn, "crypto_news", "lexicon", "2-def", limit=99)[0]) == 15
-        assert queries.unscored(conn, "stock_news", *MODEL, limit=99) == ([], None)
-        assert len(queries.unscored(conn, "crypto_news", "finbert", "r", since=T0 + HOUR, limit=99)[0]) == 7
+        for page_size in (1, 3, 50):
+            found: list[str] = []
+            after = None
+            while rows := queries.unscored(conn, "crypto_news", *MODEL, after=after, limit=page_size):
+                until = queries.place_of(rows[-1])
+                assert queries.unscored(conn, "crypto_news", *MODEL, after=after, until=until) == rows
+                found += [row.text_hash for row in rows]
+                after = until
+            assert sorted(found) == sorted(one["text_hash"] for one in parts[1::2])
+        assert len(queries.unscored(conn, "crypto_news", "vader", "2-def")) == 15
+        assert queries.unscored(conn, "stock_news", *MODEL) == []
+        assert len(queries.unscored(conn, "crypto_news", "vader", "r", since=T0 + HOUR)) == 7
+
+
+def test_without_a_revision_what_any_has_scored_is_scored(db: Database) -> None:
+    news = [article(f"Story {n}", T0, f"f{n}") for n in range(3)]
+    put(db, *news, parts=tuple(map(part, news)), scores=(scored(part(news[0]), revision="0-old"),))
+    with db.read() as conn:
+        assert {row["title"] for row in todo(conn, None)} == {"Story 1", "Story 2"}
+        assert len(todo(conn)) == 3
 
 
 def test_the_same_words_are_asked_for_once_and_not_again_once_scored(db: Database) -> None:
     news = [article("Bitcoin rises", T0 + n, f"f{n}") for n in range(4)]
     put(db, *news, parts=(*map(part, news), part(news[0], 1)))
     with db.read() as conn:
-        (one,), _ = queries.unscored(conn, "crypto_news", *MODEL, limit=99)
-    assert (one["title"], one["asset_id"], one["known_at"]) == ("Bitcoin rises", 0, T0)
+        assert [row["title"] for row in todo(conn)] == ["Bitcoin rises"]
     put(db, scores=(scored(part(news[2]), None, reason="no words"),))  # not to be scored is known, too
     with db.read() as conn:
-        assert queries.unscored(conn, "crypto_news", *MODEL, limit=99) == ([], None)
+        assert todo(conn) == []
 
 
 def test_an_edition_whose_words_are_gone_is_not_asked_for(db: Database) -> None:
@@ -221,16 +235,18 @@ def test_an_edition_whose_words_are_gone_is_not_asked_for(db: Database) -> None:
     after = before | {"title": "Bitcoin falls"}
     put(db, after, parts=(part(before), part(before, 1, "Bitcoin"), part(after, known_at=T0 + 1)))
     with db.read() as conn:
-        (one,), _ = queries.unscored(conn, "crypto_news", *MODEL, limit=99)
+        (one,) = todo(conn)
     assert (one["title"], one["text_hash"]) == ("Bitcoin falls", part(after)["text_hash"])
 
 
 def test_a_deleted_text_is_not_asked_for_though_a_copy_of_it_is(sqlite_db: Database) -> None:
     gone, copy = article("Bitcoin rises", T0, "a", deleted_at=T0 + 1), article("Bitcoin rises", T0 + 5, "b")
-    put(sqlite_db, gone, copy, parts=(part(gone), part(copy)))
+    put(sqlite_db, gone, parts=(part(gone),))
     with sqlite_db.read() as conn:
-        (one,), _ = queries.unscored(conn, "crypto_news", *MODEL, limit=99)
-    assert one["content_id"] == copy["content_id"]
+        assert todo(conn) == []
+    put(sqlite_db, copy, parts=(part(copy),))
+    with sqlite_db.read() as conn:
+        assert len(todo(conn)) == 1
 
 
 # --- what aggregates read -------------------------------------------------------------------------------------
@@ -354,8 +370,12 @@ def history(db: Database, numbers: range) -> None:
 def test_reads_use_an_index(full: Database) -> None:
     since = T0 - DAY
     asked = {
-        "parts": queries.parts_query("crypto_news", *MODEL, since=since).limit(50),
-        "a page of parts": queries.parts_query("crypto_news", *MODEL, since=0, after=(since, "a", 1, "b")).limit(50),
+        "unscored": queries.unscored_query("crypto_news", *MODEL, since=since).limit(50),
+        "by any revision": queries.unscored_query("crypto_news", MODEL[0], None, since=since).limit(50),
+        "a page of them": queries.unscored_query("crypto_news", *MODEL, after=(since, "a", 1, "b")).limit(50),
+        "a range of them": queries.unscored_query(
+            "crypto_news", *MODEL, after=(since, "a", 1, "b"), until=(T0, "a", 1, "b")
+        ),
         **{
             f"scores of {kind}": queries.window_query(kind, ["lexicon", "vader"], since=since, until=END)
             for kind in queries.KINDS
@@ -372,10 +392,9 @@ def test_their_cost_does_not_grow_with_history(full: Database) -> None:
     since = T0 - 2 * DAY
 
     def read(conn: Any) -> None:
-        page, after = queries.unscored(conn, "crypto_news", *MODEL, since=since, limit=40)
-        assert page
-        assert after is not None
-        assert len(queries.unscored(conn, "crypto_news", *MODEL, since=0, after=after, limit=40)[0]) > 0
+        page = queries.unscored(conn, "crypto_news", *MODEL, since=since, limit=40)
+        assert len(queries.texts_of_parts(conn, "crypto_news", page)) == 40
+        assert queries.unscored(conn, "crypto_news", *MODEL, after=queries.place_of(page[-1]), limit=40)
         assert len(list(queries.window_rows(conn, "crypto_news", ["lexicon"], since=since, until=END))) > 100
         assert len(list(queries.window_rows(conn, "social_posts", ["lexicon"], since=since, until=END))) > 50
         assert len(queries.aggregates(conn, "asset", 1, "lexicon", "all", 3_600, start=END - DAY, end=END)) == 24
