@@ -14,14 +14,14 @@ from ray_app.settings import load_settings
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("collector", help="crypto-prices, unified-ohlc or asset-registry")
+    parser.add_argument("collector", help="its name: crypto-prices, unified-ohlc, macro-fred …")
     parser.add_argument("--once", action="store_true", help="accepted for symmetry with crypto-data collect")
     arguments = parser.parse_args()
     settings = load_settings()
     ray.init(address="auto", namespace=settings.ray_namespace, log_to_driver=False)
     try:
         actor = find_collector(arguments.collector, settings.ray_namespace)
-        print(json.dumps(ray.get(actor.collect_now.remote(), timeout=120)))
+        print(json.dumps(ray.get(actor.collect_now.remote(arguments.collector), timeout=120)))
     except (CryptoDataError, ray.exceptions.RayError) as error:
         raise SystemExit(f"{arguments.collector}: {error}") from error
     finally:

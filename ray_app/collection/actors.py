@@ -57,12 +57,18 @@ class _Worker(ABC):
 
 
 class _CollectorActor(_Worker):
-    """One collector; its class name is what the dashboard shows."""
+    """The collectors of one process; its class name is what the dashboard shows.
 
-    collector: ClassVar[str]
+    ``names``: those of ``collectors`` that have somebody to ask.
+    """
 
-    def __init__(self, actor_name: str) -> None:
-        self._runner: CollectorRunner | None = None
+    collectors: ClassVar[tuple[str, ...]]
+    #: what it is called where that is not its one collector's name
+    group: ClassVar[str | None] = None
+
+    def __init__(self, actor_name: str, names: Sequence[str]) -> None:
+        self._names = tuple(names)
+        self._runners: dict[str, CollectorRunner] = {}
         super().__init__(actor_name)
 
     async def _work(self) -> None:
@@ -73,115 +79,95 @@ class _CollectorActor(_Worker):
         # machine's or version's waits until the lease is free.
         holder = f"{ray.get_runtime_context().get_node_id()}/{self.actor_name}"
         bus = EventBusClient(settings.ray_namespace)
-        self._runner = CollectorRunner(settings, self.collector, holder=holder, notifier=bus)
-        await self._runner.run()
+        self._runners = {name: CollectorRunner(settings, name, holder=holder, notifier=bus) for name in self._names}
+        async with asyncio.TaskGroup() as group:  # one that breaks ends them all: the supervisor starts them anew
+            for name, runner in self._runners.items():
+                group.create_task(runner.run(), name=name)
 
     async def state(self) -> dict[str, Any]:
-        """Evidence of life: ``loop_alive``, ``problem``, and the runner's own account under ``runner``."""
-        return {**self._life(), "runner": self._runner.state() if self._runner is not None else None}
+        """Evidence of life: ``loop_alive``, ``problem``, and each runner's own account under ``runners``."""
+        return {**self._life(), "runners": {name: runner.state() for name, runner in self._runners.items()}}
 
-    async def collect_now(self) -> dict[str, Any]:
-        """One pass now; what it did. CryptoDataError where it cannot be."""
-        if self._runner is None:
-            raise CryptoDataError(f"{self.collector} is still starting; try again in a second")
-        return await self._runner.collect_now()
+    async def collect_now(self, collector: str) -> dict[str, Any]:
+        """One pass of a collector now; what it did. CryptoDataError where it cannot be."""
+        runner = self._runners.get(collector)
+        if runner is None:
+            raise CryptoDataError(f"{collector} is still starting; try again in a second")
+        return await runner.collect_now()
 
     async def stop(self) -> None:
-        """End the loop; the lease is released, nothing is lost."""
-        if self._runner is not None:
-            await self._runner.stop()
+        """End the loops; the leases are released, nothing is lost."""
+        await asyncio.gather(*(runner.stop() for runner in self._runners.values()))
         await self._end()
 
 
 class CryptoPrices(_CollectorActor):
     """Current prices and the repair of missed ones."""
 
-    collector = "crypto-prices"
+    collectors = ("crypto-prices",)
 
 
 class UnifiedOhlc(_CollectorActor):
     """Candles of every interval."""
 
-    collector = "unified-ohlc"
-
-
-class AssetRegistryRefresh(_CollectorActor):
-    """The asset registry against the upstreams' lists; the global market."""
-
-    collector = "asset-registry"
+    collectors = ("unified-ohlc",)
 
 
 class CryptoTicks(_CollectorActor):
     """The venue's live tick stream."""
 
-    collector = "crypto-ticks"
-
-
-class MacroFred(_CollectorActor):
-    """FRED's series."""
-
-    collector = "macro-fred"
-
-
-class MacroMarket(_CollectorActor):
-    """Indices, yields, commodities, ETFs, currencies."""
-
-    collector = "macro-market"
+    collectors = ("crypto-ticks",)
 
 
 class CryptoNews(_CollectorActor):
     """Crypto news."""
 
-    collector = "crypto-news"
+    collectors = ("crypto-news",)
 
 
 class StockNews(_CollectorActor):
     """Business and market news."""
 
-    collector = "stock-news"
+    collectors = ("stock-news",)
 
 
 class SocialReddit(_CollectorActor):
     """Posts of subreddits."""
 
-    collector = "social-reddit"
-
-
-class SocialX(_CollectorActor):
-    """Posts on X."""
-
-    collector = "social-x"
+    collectors = ("social-reddit",)
 
 
 class Onchain(_CollectorActor):
     """On-chain figures."""
 
-    collector = "onchain"
+    collectors = ("onchain",)
 
 
 class Derivatives(_CollectorActor):
     """Funding, open interest, volatility."""
 
-    collector = "derivatives"
+    collectors = ("derivatives",)
 
 
-class FearGreed(_CollectorActor):
-    """The fear and greed index."""
+class SlowFeeds(_CollectorActor):
+    """What is asked a few times a day: a process for each would cost 110 MB more."""
 
-    collector = "fear-greed"
-
-
-class OhlcCoingecko(_CollectorActor):
-    """Candles of assets without a venue."""
-
-    collector = "ohlc-coingecko"
+    group = "slow-feeds"
+    collectors = ("asset-registry", "macro-fred", "macro-market", "social-x", "fear-greed", "ohlc-coingecko")
 
 
-#: every collector's actor
+#: every collector is in one of them
 COLLECTOR_ACTORS: tuple[type[_CollectorActor], ...] = (
-    *(CryptoPrices, UnifiedOhlc, AssetRegistryRefresh, CryptoTicks, MacroFred, MacroMarket, CryptoNews, StockNews),
-    *(SocialReddit, SocialX, Onchain, Derivatives, FearGreed, OhlcCoingecko),
+    *(CryptoPrices, UnifiedOhlc, CryptoTicks, CryptoNews, StockNews, SocialReddit, Onchain, Derivatives, SlowFeeds),
 )
+
+
+def actor_of(collector: str) -> str:
+    """The name of the actor that hosts a collector; CryptoDataError where none does."""
+    for kind in COLLECTOR_ACTORS:
+        if collector in kind.collectors:
+            return kind.group or collector
+    raise CryptoDataError(f"no actor hosts a collector {collector!r}")
 
 
 class EventBus(_Worker):

@@ -34,8 +34,8 @@ log = logging.getLogger(__name__)
 COLLECTOR = "backfill"
 #: datasets whose history is filled by default, the quickest first
 HISTORY = ("candles-86400", "candles-3600", "candles-300")
-#: candles per request, and requests in flight at once: live polls need lanes of the same budget
-PER_REQUEST, CONCURRENCY = 300, 4
+#: candles per request, and requests in flight at once: live polls need lanes of the same budget, and the processor
+PER_REQUEST, CONCURRENCY = 300, 2
 #: looks at what is still owed before a run ends: a bar at the edge of an answer is believed to be missing only when
 #: a second answer lacks it too
 ROUNDS = 3
@@ -182,7 +182,7 @@ class _Backfill:
         pieces = [
             (part.asset, piece) for part in seen.owed for piece in newest_first(part.owed, interval_s, PER_REQUEST)
         ]
-        await self._record(plan, seen.since, seen.until, None)
+        await self._record_all(plan, seen)
         if not pieces:
             return False
         rank = {asset.asset_id: place for place, asset in enumerate(sorted(self.assets, key=lambda a: a.by_rank))}
@@ -220,16 +220,21 @@ class _Backfill:
     def _now(self) -> int:
         return self.runtime.clock.now_ms()
 
-    async def _record(self, plan: Plan, since: int, until: int, asset: Asset | None) -> int:
-        """Bring the ledger up to date for one asset (None: all); slots still owed there."""
-        assets = self.assets if asset is None else (asset,)
-        ids = [one.asset_id for one in assets]
+    async def _record_all(self, plan: Plan, seen: gaps.Survey[Asset]) -> None:
+        """Bring the ledger up to date for what a survey looked at."""
+        ids = [asset.asset_id for asset in self.assets]
+        looking = partial(gaps.look, plan=plan, assets=self.assets, since=seen.since, due=seen.now, now=seen.now)
+        for look in await self.runtime.read(partial(looking, until=seen.until, asset_ids=ids)):
+            await self.runtime.write(partial(gaps.amend, plan=plan, seen=look, now=seen.now))
+
+    async def _record(self, plan: Plan, since: int, until: int, asset: Asset) -> int:
+        """Bring the ledger up to date for one asset; slots still owed there."""
         now = self._now()
 
         def look(conn: Connection) -> int:
             datasets.load(conn, self.dataset, lock=True)
-            seen = gaps.survey(conn, plan, assets, since, now, until=until)
-            gaps.record(conn, seen, now, asset_ids=ids)
+            seen = gaps.survey(conn, plan, (asset,), since, now, until=until)
+            gaps.record(conn, seen, now, asset_ids=[asset.asset_id])
             return seen.counts()[3]
 
         return await self.runtime.write(look)
@@ -246,7 +251,7 @@ class _Backfill:
         done = await acting.repair_all(seen)
         requests = self.state.requests_done + done
         self.state = replace(self.state, requests_done=requests, requests_total=requests)
-        await self._record(plan, seen.since, seen.until, None)
+        await self._record_all(plan, seen)
         return done > 0
 
 

@@ -6,6 +6,7 @@ adjacent and hold no empty range; every function takes any list and returns a no
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -78,6 +79,12 @@ def intersect(left: Iterable[SlotRange], right: Iterable[SlotRange]) -> list[Slo
         else:
             j += 1
     return common
+
+
+def touching(ranges: Sequence[SlotRange], part: SlotRange) -> Sequence[SlotRange]:
+    """Those of a normal list that have slots of ``part``; in the logarithm of its length."""
+    first = bisect_right(ranges, part.start, key=lambda one: one.end)
+    return ranges[first : bisect_left(ranges, part.end, lo=first, key=lambda one: one.start)]
 
 
 def difference(left: Iterable[SlotRange], right: Iterable[SlotRange]) -> list[SlotRange]:

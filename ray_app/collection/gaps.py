@@ -14,8 +14,9 @@ from typing import Generic, TypeVar
 
 from sqlalchemy import Connection
 
+from ray_app.collection import datasets
 from ray_app.collection.datasets import Member, Plan
-from ray_app.collection.expectation import Expected, SlotRange, count, difference, intersect, normal, owed
+from ray_app.collection.expectation import Expected, SlotRange, count, difference, intersect, normal, owed, touching
 from ray_app.storage import ledger
 from ray_app.storage.ledger import LedgerEntry
 
@@ -24,6 +25,8 @@ CONFIRMED_EMPTY, UNREPAIRABLE = "confirmed_empty", "unrepairable"
 STATES = (OWED, REPAIRED, CONFIRMED_EMPTY, UNREPAIRABLE)
 #: states after which a slot is not asked for again
 SETTLED = (CONFIRMED_EMPTY, UNREPAIRABLE)
+#: assets whose ledger one transaction brings up to date: the write lock is everybody's
+_AT_ONCE = 50
 
 
 M = TypeVar("M", bound=Member)
@@ -74,6 +77,7 @@ def survey(
     if until is not None:
         wanted = [(asset, cut) for asset, part in wanted if (cut := _until(part, until)) is not None]
     end = max((part.range.end for _, part in wanted), default=since)
+    end = end if until is None else max(end, until)
     ids = sorted({asset.asset_id for asset, _ in wanted})
     stored = {
         interval_s: ledger.stored_ranges(
@@ -143,19 +147,21 @@ def settle(
     Owed slots that nobody expects any more (a shorter lifetime) leave the ledger. What lies outside the window stays.
     """
     kept: list[LedgerEntry] = []
+    owing, stored = normal(owing), normal(stored)
     for entry in entries:
-        whole = [SlotRange(entry.start, entry.end)]
-        inside, outside = intersect(whole, [window]), difference(whole, [window])
+        whole = SlotRange(entry.start, entry.end)
+        inside, outside = intersect([whole], [window]), difference([whole], [window])
+        owes, has = touching(owing, whole), touching(stored, whole)
         kept += _parts(entry, outside)
         if entry.state == OWED:
-            kept += _parts(entry, intersect(inside, owing))
-            kept += _parts(entry._replace(state=REPAIRED, updated_at=now), intersect(inside, stored))
+            kept += _parts(entry, intersect(inside, owes))
+            kept += _parts(entry._replace(state=REPAIRED, updated_at=now), intersect(inside, has))
         elif entry.state in SETTLED:
-            filled = intersect(inside, stored)
+            filled = intersect(inside, has)
             kept += _parts(entry._replace(state=REPAIRED, reason=None, updated_at=now), filled)
             kept += _parts(entry, difference(inside, filled))
         else:
-            kept += _parts(entry, difference(inside, owing))
+            kept += _parts(entry, difference(inside, owes))
     known = [SlotRange(e.start, e.end) for e in kept if e.state == OWED]
     fresh = LedgerEntry(dataset, asset_id, 0, 0, OWED, None, now, now)
     return _coalesced([*kept, *_parts(fresh, difference(owing, known))])
@@ -173,13 +179,13 @@ def overlay(
     """One asset's ledger after a fact about ``ranges`` has become known; a gap keeps the time it was first seen."""
     kept: list[LedgerEntry] = []
     marked: list[LedgerEntry] = []
-    rest = normal(ranges)
+    facts = normal(ranges)
     for entry in entries:
-        whole = [SlotRange(entry.start, entry.end)]
-        kept += _parts(entry, difference(whole, ranges))
-        known = intersect(whole, rest)
-        marked += _parts(entry._replace(state=state, reason=reason, updated_at=now), known)
-        rest = difference(rest, known)
+        whole = SlotRange(entry.start, entry.end)
+        said = touching(facts, whole)
+        kept += _parts(entry, difference([whole], said))
+        marked += _parts(entry._replace(state=state, reason=reason, updated_at=now), intersect([whole], said))
+    rest = difference(facts, (SlotRange(entry.start, entry.end) for entry in entries))
     fresh = LedgerEntry(dataset, asset_id, 0, 0, state, reason, now, now)
     return _coalesced([*kept, *marked, *_parts(fresh, rest)])
 
@@ -206,6 +212,70 @@ def _coalesced(entries: Iterable[LedgerEntry]) -> list[LedgerEntry]:
 # --- the ledger in the database -------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class Look(Generic[M]):
+    """A window in which the ledger of some assets differs from what is stored: what is to be recorded.
+
+    ``asset_ids``: those of ``assets``, and of assets that owe nothing any more but stand in the ledger.
+    """
+
+    assets: list[M]
+    asset_ids: list[int]
+    since: int
+    until: int
+    due: int
+
+
+def look(
+    conn: Connection,
+    plan: Plan,
+    assets: Iterable[M],
+    since: int,
+    due: int,
+    now: int,
+    *,
+    until: int | None = None,
+    asset_ids: Sequence[int] | None = None,
+) -> list[Look[M]]:
+    """Survey the slots from ``since`` (before ``until``) that were due at ``due``: assets with news, some to each look.
+
+    ``asset_ids``: those of ``assets``, if they are not all.
+    """
+    members = list(assets)
+    seen = survey(conn, plan, members, since, due, until=until)
+    before, after = (set(entries) for entries in _before_and_after(conn, seen, now, asset_ids))
+    news = sorted({entry.asset_id for entry in before ^ after})
+    looks = []
+    for first in range(0, len(news), _AT_ONCE):
+        ids = news[first : first + _AT_ONCE]
+        some = [asset for asset in members if asset.asset_id in ids]
+        looks.append(Look(some, ids, since, seen.until, due))
+    return looks
+
+
+def look_back(conn: Connection, plan: Plan, assets: Iterable[M], before: int, now: int) -> list[Look[M]]:
+    """Ranges that begin before ``before`` and have been filled since: by repairs, by a poll that reaches further back.
+
+    Nothing but those ranges is read, and not those known to be empty: of them there are thousands a day, and nobody
+    asks for them again.
+    """
+    by_id = {asset.asset_id: asset for asset in assets}
+    ranges: dict[tuple[int, int], list[M]] = {}
+    for entry in ledger.filled(conn, plan.dataset, (OWED, UNREPAIRABLE), before):
+        if entry.asset_id in by_id:
+            ranges.setdefault((entry.start, entry.end), []).append(by_id[entry.asset_id])
+    return [
+        Look(some, [asset.asset_id for asset in some], start, end, now) for (start, end), some in sorted(ranges.items())
+    ]
+
+
+def amend(conn: Connection, plan: Plan, seen: Look[M], now: int) -> int:
+    """Look again, under the lock, and bring the ledger up to date; how many rows changed."""
+    datasets.load(conn, plan.dataset, lock=True)
+    again = survey(conn, plan, seen.assets, seen.since, seen.due, until=seen.until)
+    return record(conn, again, now, asset_ids=seen.asset_ids)
+
+
 def record(conn: Connection, seen: Survey[M], now: int, *, asset_ids: Sequence[int] | None = None) -> int:
     """Bring the ledger up to date with a survey made in the same transaction; how many rows changed.
 
@@ -213,6 +283,13 @@ def record(conn: Connection, seen: Survey[M], now: int, *, asset_ids: Sequence[i
 
     Call :func:`ray_app.collection.datasets.load` with ``lock=True`` first in the transaction.
     """
+    return ledger.replace(conn, *_before_and_after(conn, seen, now, asset_ids))
+
+
+def _before_and_after(
+    conn: Connection, seen: Survey[M], now: int, asset_ids: Sequence[int] | None
+) -> tuple[list[LedgerEntry], list[LedgerEntry]]:
+    """The ledger's rows that touch the survey's window, and those that belong in their place."""
     window = SlotRange(seen.since, seen.until)
     # one slot to either side, so that ranges that meet the window's edges are merged and not cut
     around = ledger.entries(conn, seen.dataset, start=window.start - 1, end=window.end + 1, asset_ids=asset_ids)
@@ -229,26 +306,7 @@ def record(conn: Connection, seen: Survey[M], now: int, *, asset_ids: Sequence[i
         owes, has = normal(owing.get(asset_id, ())), normal(stored.get(asset_id, ()))
         if owes or asset_id in before:
             after += settle(before.get(asset_id, ()), seen.dataset, asset_id, window, owes, has, now)
-    return ledger.replace(conn, around, after)
-
-
-def revisit(conn: Connection, plan: Plan, assets: Iterable[M], before: int, now: int) -> int:
-    """Ranges that begin before ``before`` and have been filled since become repaired; how many rows changed.
-
-    :func:`record` looks at a window only, and what was owed longer ago is filled too: by repairs, by a poll that
-    reaches further back. Nothing but those ranges is read, and not those known to be empty: of them there are
-    thousands a day, and nobody asks for them again.
-    """
-    by_id = {asset.asset_id: asset for asset in assets}
-    ranges: dict[tuple[int, int], list[M]] = {}
-    for entry in ledger.filled(conn, plan.dataset, (OWED, UNREPAIRABLE), before):
-        if entry.asset_id in by_id:
-            ranges.setdefault((entry.start, entry.end), []).append(by_id[entry.asset_id])
-    changed = 0
-    for (start, end), some in ranges.items():
-        seen = survey(conn, plan, some, start, now, until=end)
-        changed += record(conn, seen, now, asset_ids=[asset.asset_id for asset in some])
-    return changed
+    return around, after
 
 
 def mark(

@@ -19,7 +19,7 @@ import ray
 from pydantic import SecretStr
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError
 
-from ray_app.collection.actors import COLLECTOR_ACTORS, EVENT_BUS, EventBus
+from ray_app.collection.actors import COLLECTOR_ACTORS, EVENT_BUS, EventBus, actor_of
 from ray_app.collection.collectors import COLLECTORS
 from ray_app.collection.supervision import Watch
 from ray_app.collection.upstreams import build_upstreams
@@ -44,6 +44,7 @@ class Child:
 
     name: str
     kind: type[Any]
+    arguments: tuple[Any, ...] = ()
     watch: Watch = field(default_factory=Watch)
     actor: Any = None
     state: dict[str, Any] | None = None  # its last answer
@@ -65,15 +66,16 @@ def digest_of(settings: Settings) -> str:
 def children_of(settings: Settings) -> list[Child]:
     """The actors of a node. Their names hold the digest, so a new version never takes an old actor for its own.
 
-    A collector that has nobody to ask, for want of a key, has no actor.
+    A collector that has nobody to ask, for want of a key, runs in none.
     """
     digest = digest_of(settings)
     upstreams = build_upstreams(settings)
-    kinds = [kind for kind in COLLECTOR_ACTORS if COLLECTORS[kind.collector].off(settings, upstreams) is None]
-    return [
-        Child(EVENT_BUS, EventBus),
-        *(Child(f"{PREFIX}{kind.collector}:{digest}", kind) for kind in kinds),
-    ]
+    children = [Child(EVENT_BUS, EventBus)]
+    for kind in COLLECTOR_ACTORS:
+        names = [name for name in kind.collectors if COLLECTORS[name].off(settings, upstreams) is None]
+        if names:
+            children.append(Child(f"{PREFIX}{kind.group or names[0]}:{digest}", kind, (names,)))
+    return children
 
 
 def machines() -> set[str]:
@@ -82,8 +84,8 @@ def machines() -> set[str]:
 
 
 def find_collector(collector: str, namespace: str) -> Any:
-    """The running actor of ``collector``; CryptoDataError where there is none. Ray must be connected."""
-    prefix = f"{PREFIX}{collector}:"
+    """The running actor that hosts ``collector``; CryptoDataError where there is none. Ray must be connected."""
+    prefix = f"{PREFIX}{actor_of(collector)}:"
     names = [
         actor["name"]
         for actor in ray.util.list_named_actors(all_namespaces=True)
@@ -178,7 +180,8 @@ class Reconciler:
             "max_concurrency": 1_000,
         }
         try:
-            child.actor = await asyncio.to_thread(ray.remote(child.kind).options(**options).remote, child.name)
+            starting = ray.remote(child.kind).options(**options).remote
+            child.actor = await asyncio.to_thread(starting, child.name, *child.arguments)
         except ValueError:
             # The name is taken: the actor of a supervisor that is going. It goes with it.
             child.watch.ended(now(), "an earlier actor of that name is still there")

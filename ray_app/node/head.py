@@ -142,7 +142,6 @@ class Head:
             "dashboard-agent-grpc-port": ports.agent_grpc,
             "runtime-env-agent-port": ports.runtime_env_agent,
             "metrics-export-port": ports.metrics_export,
-            "ray-client-server-port": ports.ray_client,
             "num-cpus": LOGICAL_CPUS,
             "num-gpus": 0,
             "object-store-memory": OBJECT_STORE_BYTES,
@@ -199,12 +198,15 @@ class Head:
             "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
             # SIGTERM ends the head at once: Serve has been shut down before, there is no other node to drain to
             "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
-            # memory: no idle workers kept ready, one malloc arena per process less generous than 8 × cores
+            # memory: no idle workers kept ready, fewer malloc arenas than 8 × cores, and what was freed goes back
+            # to the system (left alone, malloc learns from one large body to keep the next ones)
             "RAY_prestart_worker_first_driver": "0",
             "RAY_enable_worker_prestart": "0",
             "RAY_num_workers_soft_limit": "0",
             "RAY_idle_worker_killing_time_threshold_ms": "1000",
             "MALLOC_ARENA_MAX": "2",
+            "MALLOC_TRIM_THRESHOLD_": "131072",
+            "MALLOC_MMAP_THRESHOLD_": "131072",
             "OMP_NUM_THREADS": "1",
             "POLARS_MAX_THREADS": "2",
             "RAY_event_stats": "0",

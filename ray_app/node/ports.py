@@ -34,7 +34,6 @@ class Ports:
     gcs: int
     node_manager: int
     object_manager: int
-    ray_client: int
     agent_http: int
     agent_grpc: int
     runtime_env_agent: int

@@ -14,7 +14,7 @@ from ray_app.settings import Settings
 
 #: what a healthy node runs: the applications of serve_config.yaml, and the actors of collection/actors.py by class
 APPLICATIONS = ("gateway", "streams", "collection")
-ACTORS = ("CryptoPrices", "UnifiedOhlc", "AssetRegistryRefresh", "EventBus")
+ACTORS = ("CryptoPrices", "UnifiedOhlc", "SlowFeeds", "EventBus")
 
 JSON = Mapping[str, Any]
 

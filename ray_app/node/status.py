@@ -273,9 +273,7 @@ GROUPS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("streams", re.compile(r"^ray::ServeReplica:streams")),
     (
         "collectors",
-        re.compile(
-            r"^ray::(CryptoPrices|UnifiedOhlc|AssetRegistryRefresh|CryptoTicks|EventBus|ServeReplica:collection)"
-        ),
+        re.compile(r"^ray::(ServeReplica:collection|(?!IDLE|Serve|Proxy|HAProxy|Job|Dashboard|RuntimeEnv)[A-Z])"),
     ),
     ("jobs", re.compile(r"^ray::JobSupervisor|/jobs/\w+\.py")),
     ("Serve, HAProxy", re.compile(r"^ray::(Serve|ProxyActor|HAProxy)|haproxy")),

@@ -41,7 +41,7 @@ ANSWER_MAX = 15 * MINUTE
 BACKLOG_MS = 2_000
 #: deeds after which a request may have to be asked again: its process is gone or could not keep the answer
 HAND_OVER_KINDS = frozenset({"database", "disk full", "read-only", "job", "crash"})
-HAND_OVER_TARGETS = frozenset({"prices", "candles", "registry", "supervisor", "sandbox", "worker"})
+HAND_OVER_TARGETS = frozenset({"prices", "candles", "slow feeds", "supervisor", "sandbox", "worker"})
 
 
 @dataclass(frozen=True, slots=True)

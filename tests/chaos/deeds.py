@@ -26,7 +26,7 @@ from tests.servers import MariaDB, wait_until
 TITLES = {
     "prices": "ray::CryptoPrices",
     "candles": "ray::UnifiedOhlc",
-    "registry": "ray::AssetRegistryRefresh",
+    "slow feeds": "ray::SlowFeeds",
     "supervisor": "ray::ServeReplica:collection:Supervisor",
     "event bus": "ray::EventBus",
     "gateway": "ray::ServeReplica:gateway:Gateway",

@@ -22,7 +22,7 @@ OUTAGE_FROM_H = 3.0
 VICTIMS = {
     "prices": 4,
     "candles": 4,
-    "registry": 1,
+    "slow feeds": 1,
     "supervisor": 3,
     "event bus": 2,
     "gateway": 2,

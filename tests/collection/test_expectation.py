@@ -43,6 +43,15 @@ def test_algebra_agrees_with_sets(left, right):
         assert list(ex.each_slot(result, I)) == sorted(truth)
 
 
+@given(ranges, ranges)
+def test_touching_is_all_that_an_intersection_needs(left, right):
+    parts = ex.normal(left)
+    for one in ex.normal(right):
+        near = ex.touching(parts, one)
+        assert all(part.start < one.end and part.end > one.start for part in near)
+        assert ex.intersect(near, [one]) == ex.intersect(parts, [one])
+
+
 @given(ranges, ranges, ranges, ranges)
 def test_owed_is_expected_minus_everything_accounted_for(expected, stored, empty, lost):
     owed = ex.owed(expected, stored, empty, lost)

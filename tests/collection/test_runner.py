@@ -17,6 +17,7 @@ from sqlalchemy import select, text
 from ray_app.clock import iso
 from ray_app.collection import control, datasets, gaps, reports
 from ray_app.collection.datasets import DATASETS, PRICES
+from ray_app.collection.price_events import REPAIR_SOURCES
 from ray_app.collection.runner import CollectorRunner
 from ray_app.errors import CryptoDataError, LeaseTaken
 from ray_app.storage import ledger, tables
@@ -95,6 +96,11 @@ def polls_of(db):
     return Counter((one["params"]["ids"], one["context"]["slot"]) for one in map(json.loads, asked))
 
 
+def owed(db, registry, dataset, due):
+    seen = survey(db, registry, dataset, START if dataset == PRICES else 0, due)
+    return [(part.asset.symbol, part.owed) for part in seen.owed]
+
+
 async def test_an_hour_of_node_time_leaves_every_slot_and_asks_for_none_twice(tmp_path, database_url):
     with world(tmp_path, database_url, scale=150) as used:
         db = used.db()
@@ -104,24 +110,25 @@ async def test_an_hour_of_node_time_leaves_every_slot_and_asks_for_none_twice(tm
                 (fast, *_) = datasets.load(conn, PRICES).tiers_at(used.clock.now_ms())
             due = fast.valid_from + HOUR
             await until(lambda: used.clock.now_ms() > due + 4 * MINUTE, "an hour")
+            # on a busy machine a poll comes too late for its slot at this scale: what is owed then is repaired
+            for dataset in DATASETS:
+                await until(
+                    lambda dataset=dataset: not owed(db, used.registry, dataset, due), f"every slot of {dataset}"
+                )
             states = {runner.name: runner.state() for runner in runners}
         try:
-            for dataset in DATASETS:
-                since = START if dataset == PRICES else 0
-                seen = survey(db, used.registry, dataset, since, due)
-                assert [(p.asset.symbol, p.owed) for p in seen.owed] == [], dataset
             prices = survey(db, used.registry, PRICES, START, due)
-            expected, received, *_ = prices.counts()
-            assert expected == received >= 12 * len(FAST) + len(SLOW)
+            expected, received, settled, _ = prices.counts()
+            assert expected == received + settled >= 12 * len(FAST) + len(SLOW)
             with db.read() as conn:
-                sources = set(conn.scalars(select(tables.price_data_real.c.source).distinct()))
+                sources = conn.scalars(select(tables.price_data_real.c.source)).all()
                 bars = (
                     conn.execute(select(tables.ohlc_data).where(tables.ohlc_data.c.interval_s == 3_600))
                     .mappings()
                     .all()
                 )
-            # on a busy machine a slot's budget may come too late at this scale: then the fallback fills it
-            assert {"coingecko.markets"} <= sources <= {"coingecko.markets", "coinbase.exchange_rates"}
+            assert Counter(sources).most_common(1)[0][0] == "coingecko.markets"
+            assert set(sources) - REPAIR_SOURCES <= {"coingecko.markets", "coinbase.exchange_rates"}
             for row in bars:  # against the market itself, to the last digit
                 bar = used.app.world.market.candles(
                     row["asset_id"], 3_600, row["open_time"], row["open_time"] + HOUR
@@ -130,7 +137,8 @@ async def test_an_hour_of_node_time_leaves_every_slot_and_asks_for_none_twice(tm
                 assert stored == tuple(
                     float(column[0]) for column in (bar.open, bar.high, bar.low, bar.close, bar.volume)
                 )
-            assert max(asked_slots(used).values()) == 1
+            if not REPAIR_SOURCES & set(sources):  # those ask for five-minute candles, too
+                assert max(asked_slots(used).values()) == 1
             assert max(polls_of(db).values()) == 1
         finally:
             db.dispose()

@@ -172,7 +172,7 @@ def test_what_does_not_run_is_named_with_the_reason(readiness, dashboard):
         "gateway": Application("gateway", "DEPLOY_FAILED", "Traceback …\nConfigError: DATABASE_URL is wrong", {}),
         "streams": Application("streams", "DEPLOYING", "", {"Streams": "UPDATING: starting"}),
     }
-    dashboard.alive = ["EventBus", "UnifiedOhlc", "AssetRegistryRefresh"]
+    dashboard.alive = ["EventBus", "UnifiedOhlc", "SlowFeeds"]
     missing = list(readiness.missing())
     assert missing[:4] == [
         "application gateway: DEPLOY_FAILED ConfigError: DATABASE_URL is wrong",

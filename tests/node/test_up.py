@@ -160,7 +160,7 @@ def test_the_dashboard_shows_collectors_jobs_and_applications_by_their_names(nod
     names = {actor["class_name"]: actor["name"] for actor in actors if actor["state"] == "ALIVE"}
     assert names["CryptoPrices"].startswith("collector:crypto-prices:")
     assert names["UnifiedOhlc"].startswith("collector:unified-ohlc:")
-    assert names["AssetRegistryRefresh"].startswith("collector:asset-registry:")
+    assert names["SlowFeeds"].startswith("collector:slow-feeds:")
     assert names["EventBus"] == "event-bus"
     applications = node.dashboard("/api/serve/applications/").json()["applications"]
     assert {name: application["status"] for name, application in applications.items()} == dict.fromkeys(

@@ -11,10 +11,12 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar, TypeVar
 
 from sqlalchemy import Connection
 
+from ray_app.clock import HOUR_MS
 from ray_app.collection import datasets, gaps
 from ray_app.collection.datasets import Member, Plan, Tier
 from ray_app.collection.expectation import SlotRange, difference, intersect, union
@@ -30,7 +32,7 @@ T = TypeVar("T")
 
 #: a due slot that is still missing this long after it was due is a gap (one interval of the fastest schedule), ms
 TOLERANCE_MS = 300_000
-#: ms of slots that each look at the ledger covers at least; of what is older only the owed ranges are looked at again
+#: ms of slots that a look at the ledger covers once an hour; of what is older only the owed ranges are looked at again
 LOOK_BACK_MS = 25 * 3_600_000
 #: node seconds before a refused request is worth another try where the upstream names no time
 RETRY_S = 60.0
@@ -127,6 +129,7 @@ class SlotCollector(Collector):
         super().__init__(runtime)
         self.plans: dict[str, Plan] = {}
         self._looked_at: dict[str, int] = {}  # ms of this process's last look, by dataset
+        self._looked_back_at: dict[str, int] = {}  # ms of its last look that went back LOOK_BACK_MS
         self._venues: dict[str, dict[int, str | None]] = {}  # asset to product at that look
 
     @abstractmethod
@@ -147,6 +150,7 @@ class SlotCollector(Collector):
             return {name: plan for name, plan in plans.items() if plan.versions}
 
         self.plans = await self.runtime.write(declare)
+        self._looked_back_at.clear()  # what was expected of the past may be something else now
 
     def next_due(self, now: int) -> int:
         """The next moment (ms) at which a slot becomes due."""
@@ -154,40 +158,52 @@ class SlotCollector(Collector):
         return min(moments, default=now + round(RETRY_S * 1_000))
 
     async def track(self) -> None:
-        """Bring the gap ledger up to date: back to the last look at least, and all the way for what is new to it."""
+        """Bring the gap ledger up to date: back to the last look at least, and all the way for what is new to it.
+
+        The look takes long where a day of slots of hundreds of assets is stored, and mostly finds nothing new. So it
+        is made in a read transaction; the write lock, which everybody waits for, is taken for what it found.
+        """
         now = self.runtime.clock.now_ms()
         for dataset, plan in self.plans.items():
-            since = await self._since(plan, now)
-            assets = self.members(plan)
-            venues = _venues(assets)
-            before = self._venues.get(dataset)
-
-            def look(
-                conn: Connection,
-                plan: Plan = plan,
-                since: int = since,
-                assets: Sequence[Member] = assets,
-                before: dict[int, str | None] | None = before,
-            ) -> None:
-                datasets.load(conn, plan.dataset, lock=True)
-                due = now - TOLERANCE_MS
-                gaps.record(conn, gaps.survey(conn, plan, assets, since, due), now)
-                gaps.revisit(conn, plan, assets, since, now)
-                if new := _newcomers(conn, plan, assets, before, due):
-                    whole = gaps.survey(conn, plan, new, plan.horizon or since, due)
-                    gaps.record(conn, whole, now, asset_ids=[asset.asset_id for asset in new])
-
-            await self.runtime.write(look)
-            self._looked_at[dataset], self._venues[dataset] = now, venues
+            since, assets = await self._since(plan, now), self.members(plan)
+            looks = await self.runtime.read(
+                partial(_looks, plan=plan, assets=assets, since=since, before=self._venues.get(dataset), now=now)
+            )
+            for look in looks:  # each its own transaction: nobody waits for all of them
+                await self.runtime.write(partial(gaps.amend, plan=plan, seen=look, now=now))
+            self._looked_at[dataset], self._venues[dataset] = now, _venues(assets)
+            if since <= now - LOOK_BACK_MS:
+                self._looked_back_at[dataset] = now
 
     async def _since(self, plan: Plan, now: int) -> int:
-        """Slots before this were looked at by the looks before, each of which reached back LOOK_BACK_MS."""
+        """Where the look begins: every slot before it has been looked at, and in the last hour so has a whole day."""
         last = self._looked_at.get(plan.dataset)
+        if last is not None and 0 <= now - self._looked_back_at.get(plan.dataset, 0) < HOUR_MS:
+            # what has become due since then began an interval earlier
+            return min(now, last) - max(plan.intervals, default=0) * 1_000 - HOUR_MS
         if last is None:
             last = await self.runtime.read(lambda conn: records.last_success(conn, self.name))
         if last is None:
             return plan.horizon or now - LOOK_BACK_MS
         return min(now, last) - LOOK_BACK_MS
+
+
+def _looks(
+    conn: Connection,
+    *,
+    plan: Plan,
+    assets: Sequence[Member],
+    since: int,
+    before: dict[int, str | None] | None,
+    now: int,
+) -> list[gaps.Look[Member]]:
+    """Where the ledger is to be brought up to date: the window, what was filled before it, and newcomers' history."""
+    due = now - TOLERANCE_MS
+    looks = gaps.look(conn, plan, assets, since, due, now) + gaps.look_back(conn, plan, assets, since, now)
+    if new := _newcomers(conn, plan, assets, before, due):
+        ids = [asset.asset_id for asset in new]
+        looks += gaps.look(conn, plan, new, plan.horizon or since, due, now, asset_ids=ids)
+    return looks
 
 
 def _venues(assets: Iterable[Member]) -> dict[int, str | None]:
