@@ -239,7 +239,8 @@ def aggregates(
 
 def first_scored(conn: Connection) -> int | None:
     """When this node had its first score (ms); None: it has none. Walks the index on (model, revision, known_at)."""
-    return conn.scalar(select(func.min(text_scores.c.known_at)))
+    found: int | None = conn.scalar(select(func.min(text_scores.c.known_at)))
+    return found
 
 
 def last_window(conn: Connection, window_s: int) -> int | None:
