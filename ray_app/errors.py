@@ -144,6 +144,14 @@ class ModelOutOfMemory(ModelUnavailable):
     """Not even one text fits into the memory of the device."""
 
 
+class ScorerBusy(CryptoDataError):
+    """Texts cannot be scored now; another try after ``retry_after_s`` seconds may find it otherwise."""
+
+    def __init__(self, why: str, retry_after_s: int) -> None:
+        super().__init__(f"{why}; try again in {retry_after_s} s")
+        self.retry_after_s = retry_after_s
+
+
 # --- storage -------------------------------------------------------------------------------------------------
 
 

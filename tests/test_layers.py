@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "collection": FOUNDATION | {"assets", "mentions", "sources", "reconcile", "sentiment", "storage"},
     "scoring": FOUNDATION | {"sentiment", "storage", "collection"},
     "health": FOUNDATION | {"assets", "storage", "collection"},
-    "serving": FOUNDATION | {"assets", "sources", "storage", "collection", "health"},
+    "serving": FOUNDATION | {"assets", "sources", "sentiment", "storage", "collection", "health"},
     "sandbox": FOUNDATION | {"assets"},
 }
 
@@ -40,6 +40,7 @@ RAY_EDGES = {
     "ray_app/collection/supervisor.py",
     "ray_app/collection/serve_app.py",
     "ray_app/scoring/pool.py",
+    "ray_app/scoring/serve_app.py",
     "ray_app/serving/apps.py",
 }
 
@@ -113,6 +114,7 @@ def test_everything_but_the_edges_imports_where_ray_is_not_installed():
 def test_what_runs_text_models_is_imported_by_nobody_who_does_not():
     """The CLI, the gateway, the streams and the collectors start without gigabytes of what only the scorers need."""
     starts = ["ray_app.cli", "ray_app.serving.apps", "ray_app.collection.actors", "ray_app.collection.serve_app"]
+    starts += ["ray_app.scoring.serve_app"]  # its models come later, if there are any
     heavy = ("torch", "transformers", "tokenizers", "huggingface_hub", "nltk", "textblob", "vaderSentiment", "pandas")
     program = f"import sys, {', '.join(starts)}\nprint(*({set(heavy)!r} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=False)

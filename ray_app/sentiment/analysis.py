@@ -1,0 +1,48 @@
+"""What every model of a domain, and their ensemble, say of texts that somebody asks about."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+from ray_app.sentiment.ensemble import Opinion
+from ray_app.sentiment.vocabulary import CLASSES, SCORE_BOUNDS, TextScore
+
+#: texts of one request, and characters of one text; models read the first 512 tokens or so of a text
+MAX_TEXTS: Final = 100
+MAX_CHARACTERS: Final = 20_000
+
+
+class Said(NamedTuple):
+    """Of one text: what each model of the domain says, by its name, and the ensemble."""
+
+    scores: Mapping[str, TextScore]
+    opinion: Opinion
+
+
+class Analysis(NamedTuple):
+    """``texts``: in their order; ``revisions``: of the models that could be asked."""
+
+    texts: list[Said]
+    revisions: Mapping[str, str]
+
+
+class Busy(NamedTuple):
+    """Instead of an answer: too much is waiting; try again in so many seconds."""
+
+    retry_after_s: int
+
+
+def label(score: float | None, probabilities: tuple[float, float, float] | None, model: str = "") -> str | None:
+    """One of CLASSES: the likeliest, or by the bounds of a model of which only the score says it; None: unknown."""
+    if score is None:
+        return None
+    if model in SCORE_BOUNDS:
+        low, high = SCORE_BOUNDS[model]
+        return CLASSES[0] if score <= low else CLASSES[2] if score >= high else CLASSES[1]
+    if probabilities is None:
+        return None
+    negative, neutral, positive = probabilities
+    if positive > max(negative, neutral):
+        return CLASSES[2]
+    return CLASSES[0] if negative > max(positive, neutral) else CLASSES[1]
