@@ -66,6 +66,11 @@ class _CollectorActor(_Worker):
     #: what it is called where that is not its one collector's name
     group: ClassVar[str | None] = None
 
+    @classmethod
+    def title(cls) -> str:
+        """What the actor is called between ``collector:`` and the digest."""
+        return cls.group or cls.collectors[0]
+
     def __init__(self, actor_name: str, names: Sequence[str]) -> None:
         self._names = tuple(names)
         self._runners: dict[str, CollectorRunner] = {}
@@ -163,11 +168,12 @@ COLLECTOR_ACTORS: tuple[type[_CollectorActor], ...] = (
 
 
 def actor_of(collector: str) -> str:
-    """The name of the actor that hosts a collector; CryptoDataError where none does."""
+    """The title of the actor that hosts a collector; CryptoDataError where none does."""
     for kind in COLLECTOR_ACTORS:
         if collector in kind.collectors:
-            return kind.group or collector
-    raise CryptoDataError(f"no actor hosts a collector {collector!r}")
+            return kind.title()
+    known = ", ".join(name for kind in COLLECTOR_ACTORS for name in kind.collectors)
+    raise CryptoDataError(f"no collector is called {collector!r}; there are {known}")
 
 
 class EventBus(_Worker):

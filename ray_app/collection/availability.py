@@ -12,6 +12,7 @@ from sqlalchemy import Connection, select
 
 from ray_app.clock import DAY_MS
 from ray_app.storage import evidence_queries
+from ray_app.storage.engine import Database
 from ray_app.storage.tables import source_availability
 
 #: days of rows that a measurement looks back on
@@ -38,16 +39,28 @@ def quantiles(ordered: Sequence[int]) -> Lag:
     return Lag(p50, p99, len(ordered))
 
 
-def store_day(conn: Connection, now_ms: int) -> int:
-    """Store today's measurement of every source that has none yet; how many."""
+def store_day(db: Database, now_ms: int) -> int:
+    """Store today's measurement of every source that has none yet; how many.
+
+    The measuring reads what a day has brought, which takes seconds: nobody's write waits for it.
+    """
     day = now_ms // DAY_MS * DAY_MS
+    with db.read() as conn:
+        known = _measured(conn, day)
+        found = {source: lag for source, lag in measure(conn, now_ms).items() if source not in known}
+
+    def store(conn: Connection) -> int:
+        rows = [
+            {"source": source, "day": day, **found[source]._asdict(), "measured_at": now_ms}
+            for source in sorted(found.keys() - _measured(conn, day))
+        ]
+        if rows:
+            conn.execute(source_availability.insert(), rows)
+        return len(rows)
+
+    return db.run(store) if found else 0
+
+
+def _measured(conn: Connection, day: int) -> set[str]:
     columns = source_availability.c
-    known = set(conn.scalars(select(columns.source).where(columns.day == day)))
-    rows = [
-        {"source": source, "day": day, **lag._asdict(), "measured_at": now_ms}
-        for source, lag in sorted(measure(conn, now_ms).items())
-        if source not in known
-    ]
-    if rows:
-        conn.execute(source_availability.insert(), rows)
-    return len(rows)
+    return set(conn.scalars(select(columns.source).where(columns.day == day)))

@@ -285,20 +285,21 @@ class BudgetAuthority:
             book.ask_again_at = now + round(1.2 * self._poll_ms(book.limits))
         month = book.month
 
-        def change(state: Account) -> tuple[Account, tuple[Account, Grant | Refusal | None]]:
+        def change(state: Account) -> tuple[Account, tuple[Account, Grant | Refusal | None, int]]:
+            at = self.clock.now_ms()  # under the lock, which may have been waited for longer than a term lasts
             state = budget_rules.settle(state, returned, month, credits_back)
             outcome: Grant | Refusal | None = None
             if ask is not None:
-                state, outcome = budget_rules.borrow(state, book.limits, now, ask)
-            return state, (state, outcome)
+                state, outcome = budget_rules.borrow(state, book.limits, at, ask)
+            return state, (state, outcome, at)
 
-        state, outcome = await self._ledger.transact(account, book.limits, month, change)
+        state, outcome, at = await self._ledger.transact(account, book.limits, month, change)
         book.paused_until = max(book.paused_until, state.paused_until)
         if isinstance(outcome, Grant):
-            book.held += [_Held(Lane.of(loan, book.limits, now, self._hold_ms)) for loan in outcome.loans]
+            book.held += [_Held(Lane.of(loan, book.limits, at, self._hold_ms)) for loan in outcome.loans]
             book.credits[priority] += outcome.credits if book.month == month else 0
         elif isinstance(outcome, Refusal) and outcome.reason == "rate":
-            book.ask_again_at = min(outcome.until, now + self._poll_ms(book.limits))
+            book.ask_again_at = min(outcome.until, at + self._poll_ms(book.limits))
         return outcome
 
     def tidy_later(self, book: _Book) -> None:

@@ -147,8 +147,9 @@ def borrow(account: Account, limits: Limits, now: int, ask: Ask) -> tuple[Accoun
         booked = max(min(booked, left - ask.reserve), 0)
         if booked < ask.least:
             return account, Refusal(min(now + RESERVE_AGAIN_MS, next_month(now)), "reserve")
-    # A loan cannot lie further ahead than its longest term: if it does, the clock was set back. Cut it to that.
-    free_at = [min(at, now + ask.loan_ms) for at in account.free_at]
+    # A loan that lies twice its longest term ahead was lent before the clock was set back: cut it to what a loan can
+    # last. One that lies a little further than a term was lent by a host whose clock goes before ours: it is its fence.
+    free_at = [now + ask.loan_ms if at > now + 2 * ask.loan_ms else at for at in account.free_at]
     free = sorted((at, lane) for lane, at in enumerate(free_at) if at <= now)[: ask.lanes]
     if ask.lanes and not free:
         return replace(account, free_at=tuple(free_at)), Refusal(min(free_at), "rate")

@@ -43,7 +43,7 @@ def one_round(settings: Settings, db: Database, now_ms: int) -> None:
         "retention": lambda: retention.purge(settings.archive_dir, db, now_ms),
         "outbox": lambda: db.run(lambda conn: outbox.prune(conn, now_ms - EVENTS_KEPT_MS, channel=NEWS_CHANNEL)),
         "disagreement": lambda: compare(db, now_ms),
-        "availability": lambda: db.run(lambda conn: availability.store_day(conn, now_ms)),
+        "availability": lambda: availability.store_day(db, now_ms),
     }
     for name, step in steps.items():
         try:

@@ -74,7 +74,7 @@ def children_of(settings: Settings) -> list[Child]:
     for kind in COLLECTOR_ACTORS:
         names = [name for name in kind.collectors if COLLECTORS[name].off(settings, upstreams) is None]
         if names:
-            children.append(Child(f"{PREFIX}{kind.group or names[0]}:{digest}", kind, (names,)))
+            children.append(Child(f"{PREFIX}{kind.title()}:{digest}", kind, (names,)))
     return children
 
 

@@ -20,7 +20,7 @@ import httpx
 
 from ray_app import __version__
 from ray_app.clock import Clock, iso
-from ray_app.collection.budget import TERM_S, BudgetAuthority, Permit, Priority
+from ray_app.collection.budget import BudgetAuthority, Permit, Priority
 from ray_app.collection.retry import (
     Backoff,
     Breaker,
@@ -50,8 +50,6 @@ log = logging.getLogger(__name__)
 USER_AGENT = f"crypto-data-collection/{__version__} (data-collection node)"
 #: the most a body may hold after decompression, bytes
 MAX_BODY = 64 * 1024 * 1024
-#: node seconds to wait for budget
-WAIT_S = 120.0
 #: the longest an upstream's Retry-After is obeyed, node seconds
 MAX_PAUSE_S = 24 * 3_600.0
 #: redirects followed per attempt, all on the same host
@@ -81,8 +79,7 @@ class Transport:
     too. ``conditional`` names endpoints that are asked with ``If-None-Match``/``If-Modified-Since`` once an answer
     of theirs was :meth:`confirm`-ed. ``routes`` tells an endpoint's account and cost in credits (default: as
     ray_app.sources declares them). The authority's ``request_timeout_s`` must not be below API_TIMEOUT.
-    ``max_wait_s``: node seconds to wait for budget (default: WAIT_S, and longer than any lane is lent). ``draw`` gives
-    uniform numbers in [0, 1) for the jitter of retries.
+    ``max_wait_s``: node seconds to wait for budget. ``draw`` gives uniform numbers in [0, 1) for the jitter of retries.
     """
 
     def __init__(
@@ -97,7 +94,7 @@ class Transport:
         on_attempt: AttemptHook | None = None,
         draw: Callable[[], float] = random.random,
         backoff: Backoff | None = None,
-        max_wait_s: float | None = None,
+        max_wait_s: float = 120.0,
         max_body: int = MAX_BODY,
     ) -> None:
         for noisy in ("httpx", "httpcore"):  # at DEBUG they log the headers we send
@@ -111,8 +108,7 @@ class Transport:
         self._draw = draw
         self._backoff = backoff or Backoff(settings.max_retry_attempts)
         self._rules = BreakerRules(settings.circuit_breaker_failure_threshold, settings.circuit_breaker_timeout_s)
-        # lanes are lent for wall time: where node time flies, a wait in node time alone would end before they are back
-        self._max_wait_s = max_wait_s or max(WAIT_S, (TERM_S[1] + 1.0) * clock.scale)
+        self._max_wait_s = max_wait_s
         self._max_body = max_body
         self._total_s = settings.api_timeout_s
         self._breakers = {account: Breaker() for account in upstreams}

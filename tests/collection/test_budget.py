@@ -8,6 +8,7 @@ import random
 import signal
 import time
 from collections.abc import Iterator
+from itertools import count, repeat
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,15 @@ def test_a_clock_set_back_does_not_lock_an_account_for_ever():
     account, outcome = rules.borrow(account, Limits(1, 1.0), NOW, Ask(1, 5_000))
     assert outcome == Refusal(NOW + 5_000, "rate")
     assert isinstance(rules.borrow(account, Limits(1, 1.0), NOW + 5_000, Ask(1, 5_000))[1], Grant)
+
+
+def test_a_host_whose_clock_goes_behind_does_not_cut_the_loan_of_another():
+    """Its fence would be gone: the lane could not be given back, and nobody could use it until the loan ends."""
+    limits, ask = Limits(1, 1.0), Ask(1, 5_000)
+    account, grant = rules.borrow(Account((0,), 0, MONTH, 0), limits, NOW, ask)
+    account, outcome = rules.borrow(account, limits, NOW - 700, ask)
+    assert outcome == Refusal(NOW + 5_000, "rate")
+    assert rules.settle(account, [(grant.loans[0], NOW + 7)], MONTH, 0).free_at == (NOW + 7,)
 
 
 def test_pauses_only_grow_and_refuse_everybody():
@@ -275,6 +285,48 @@ def test_authorities_that_share_a_ledger_keep_the_rate_and_serve_everybody(limit
         assert clock.now_ms() - NOW < 6 * (lanes_free + 25 * count * latency * 1_000 / limits.lanes + 10_000), (
             "no starvation"
         )
+
+    asyncio.run(scene())
+
+
+class AwaitedLedger(MemoryLedger):
+    """A database whose write lock is waited for: each transaction as long as ``waits`` says next, seconds."""
+
+    def __init__(self, clock: Clock, waits: Iterator[float]) -> None:
+        super().__init__()
+        self._clock, self._waits = clock, waits
+
+    async def transact(self, account, limits, month, change):
+        await self._clock.sleep(next(self._waits))
+        return await super().transact(account, limits, month, change)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_rate_is_kept_where_the_database_is_waited_for(seed):
+    """Transactions overtake each other; of two loans of a lane the later one begins when the first has ended."""
+
+    async def scene() -> None:
+        clock, rng, limits, arrivals = VirtualClock(), random.Random(seed), Limits(8, 1.0, 8), []
+        ledger = AwaitedLedger(clock, (rng.choice([0.0, 0.1, 8.0]) for _ in count()))
+        several = authorities(clock, limits, 3, ledger)
+        tasks = [asyncio.ensure_future(request(several[n % 3], clock, rng, arrivals, 0.1)) for n in range(300)]
+        await clock.run(*tasks)
+        assert len(arrivals) == 300
+        assert most_in_a_window(arrivals, 1_000) <= 8
+
+    asyncio.run(scene())
+
+
+def test_a_loan_runs_from_when_it_was_granted():
+    """Counted from when it was asked for, its term would have passed before the database said yes."""
+
+    async def scene() -> None:
+        clock = VirtualClock()
+        (authority,) = authorities(clock, Limits(8, 1.0, 8), 1, AwaitedLedger(clock, repeat(8.0)))
+        task = asyncio.ensure_future(authority.acquire("up", max_wait_s=10))
+        await clock.run(task)
+        assert task.result().valid()
+        assert clock.now_ms() == NOW + 8_000
 
     asyncio.run(scene())
 

@@ -205,6 +205,34 @@ async def test_missed_slots_are_repaired_from_venue_candles_newest_first(bench):
         assert len(b.world.requests("candles")) == asked, "what is repaired is not asked for again"
 
 
+async def test_the_ledger_is_written_where_it_differs_from_what_is_stored_and_only_there(bench, monkeypatch):
+    amended, real = [], gaps.amend
+
+    def noted(conn, plan, seen, now):
+        amended.append([asset.symbol for asset in seen.assets])
+        return real(conn, plan, seen, now)
+
+    monkeypatch.setattr(gaps, "amend", noted)
+    async with bench("crypto-prices") as b:
+        await b.acting.poll()
+        await b.acting.track()
+        b.go_to(START + SLOT + MINUTE)
+        await b.acting.poll()
+        b.go_to(START + 2 * SLOT + MINUTE)  # all that is due by the tolerance is stored
+        await b.acting.track()
+        assert amended == []
+        b.go_to(START + 4 * SLOT)
+        await b.acting.track()
+        assert set(amended.pop()) == set(FAST)
+        await b.acting.track()
+        assert amended == [], "what is owed is known"
+        await b.acting.repair()
+        await b.acting.track()
+        assert set(itertools.chain(*amended)) <= set(FAST)
+        assert {state for _, _, _, state, _ in b.ledger(PRICES)} <= {"repaired", "unrepairable", "owed"}
+        assert ("BTC", "repaired") in {(symbol, state) for symbol, _, _, state, _ in b.ledger(PRICES)}
+
+
 async def test_without_a_venue_the_chart_repairs_within_the_month_and_says_what_cannot_be(bench):
     async with bench("crypto-prices") as b:
         await b.acting.poll()

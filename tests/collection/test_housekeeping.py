@@ -123,9 +123,9 @@ def test_lags_are_measured_once_a_day_by_nearest_rank(db: Database) -> None:
     lags = [(n + 1) * 60_000 for n in range(20)]
     rows = [index_of(DAY - n * DAY_MS, lag) for n, lag in enumerate(lags, 1)]
     db.run(lambda conn: guarded_upsert(conn, fear_greed, rows))
-    assert db.run(lambda conn: availability.store_day(conn, NOW)) == 1
-    assert db.run(lambda conn: availability.store_day(conn, NOW + HOUR_MS)) == 0
-    assert db.run(lambda conn: availability.store_day(conn, NOW + DAY_MS)) == 1
+    assert availability.store_day(db, NOW) == 1
+    assert availability.store_day(db, NOW + HOUR_MS) == 0
+    assert availability.store_day(db, NOW + DAY_MS) == 1
     with db.read() as conn:
         first = conn.execute(select(source_availability).order_by(source_availability.c.day)).first()
     assert (first.source, first.day, first.samples) == ("alternative_me.fng", DAY, 20)

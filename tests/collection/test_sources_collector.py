@@ -12,7 +12,7 @@ from sqlalchemy import func, select
 from ray_app.clock import DAY_MS, HOUR_MS, MINUTE_MS
 from ray_app.collection import datasets
 from ray_app.collection.accounts import ACCOUNTS
-from ray_app.collection.collectors import COLLECTORS
+from ray_app.collection.collectors import COLLECTORS, sources
 from ray_app.collection.collectors.everything import FEED_COLLECTORS
 from ray_app.collection.control import holding
 from ray_app.collection.upstreams import build_upstreams
@@ -77,6 +77,27 @@ def bench(tmp_path):
                 yield Bench(used, runtime, acting, name)
 
     return make
+
+
+@pytest.fixture(autouse=True)
+def _ready_at_once(monkeypatch):
+    """The clocks of these tests run 90 times as fast, and a start takes no time of theirs."""
+    monkeypatch.setattr(sources, "START_S", 0.0)
+
+
+@pytest.mark.parametrize("start_s", [0.0, 1.0])
+async def test_a_slot_that_ends_before_a_first_pass_can_is_not_expected(bench, monkeypatch, start_s):
+    """90 node seconds before the slot's end: with a second of wall time for a start they are no time at all."""
+    monkeypatch.setattr(sources, "START_S", start_s)
+    async with bench("derivatives", at=START + STEP - 90_000) as b:
+        b.clock.go_to(START + STEP + MINUTE_MS)  # the start took its time
+        await b.settle()
+        b.clock.go_to(START + 2 * STEP + MINUTE_MS)
+        await b.settle()
+        await b.acting.track()
+        await b.acting.repair()
+        lost = {(e.start - START) // STEP for _, e in b.entries("unrepairable")}
+    assert lost == ({0} if start_s == 0.0 else set())
 
 
 async def test_every_feed_is_answered_once_a_slot_and_a_restart_asks_for_nothing(bench):
@@ -171,7 +192,7 @@ async def test_a_long_history_does_not_cost_the_snapshots_that_fall_due_meanwhil
 
 async def test_a_feed_that_waits_longer_than_another_is_asked_within_its_slot_too(bench, monkeypatch):
     async with bench("macro-market", at=START + HOUR_MS) as b:
-        fetch, waits = b.runtime.fetch, {"VIX": 10_000, "GSPC": 60_000}
+        fetch, waits = b.runtime.fetch, {"VIX": 10 * MINUTE_MS, "GSPC": HOUR_MS}
 
         async def short_of_budget(request, priority):
             for subject, ms in list(waits.items()):

@@ -45,3 +45,7 @@ def test_ray_still_looks_for_its_node_where_we_reach_it():
     assert "ray._private.services.get_node(" in starting
     assert "except RuntimeError" in starting
     assert callable(services.get_node)
+
+
+def test_ray_still_starts_its_client_server_where_we_leave_it_out():
+    assert "self.start_ray_client_server()" in inspect.getsource(node.Node.start_head_processes)

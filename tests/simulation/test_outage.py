@@ -24,6 +24,7 @@ CALM = replace(
     scales=(150.0,),
     troubled_h=1.5,
     faults=(0, 0),
+    outages=0.0,
     collectors=((PriceCollector.name, CandleCollector.name),),
 )
 

@@ -46,6 +46,8 @@ log = logging.getLogger(__name__)
 
 #: feeds asked at once; the accounts' budgets decide how fast they go
 _AT_ONCE = 6
+#: wall seconds that a first pass may take: whoever starts at the end of a slot cannot ask in it any more
+START_S = 10.0
 #: the most a slot's poll is delayed, so that the feeds of a dataset do not all fall on the full hour
 _JITTER_S = 20.0
 _NO_REPAIR = {
@@ -110,9 +112,9 @@ class FeedCollector(SlotCollector):
         for (interval_s, grace_s), subjects in sorted(by_schedule.items()):
             schedule = Schedule(dataset, interval_s, grace_s, min(_JITTER_S, interval_s / 4))
             members = frozenset(subject.asset_id for subject in subjects)
-            tiers.append(
-                Tier(schedule, schedule.slot_of(now), members, tuple(sorted(subjects, key=lambda s: s.symbol)))
-            )
+            # a slot that ends before the first pass does can never be filled: the first expected one is not such
+            first = schedule.slot_of(now + round(START_S * 1_000 * self.runtime.clock.scale))
+            tiers.append(Tier(schedule, first, members, tuple(sorted(subjects, key=lambda s: s.symbol))))
         return tiers
 
     def members(self, plan: Plan) -> Sequence[Subject]:
