@@ -50,7 +50,7 @@ IGNORED: dict[str, str] = {
         ("NEWS_*INTERVAL", "SOCIAL_*INTERVAL", "MACRO_*INTERVAL"),
         "each source has its own schedule (docs/sources.md), which its upstream's terms and budget decide",
     ),
-    "SENTIMENT_*INTERVAL": "texts are scored by a job: crypto-data score",
+    "SENTIMENT_*INTERVAL": "texts are scored by a job, every SCORING_INTERVAL seconds",
     "TECHNICAL_*INTERVAL": "this version has no such collector",
     **dict.fromkeys(
         ("CORS_METHODS", "CORS_HEADERS"), "the API's methods and headers are its own; origins are CORS_ORIGINS"
@@ -270,6 +270,17 @@ class Settings(BaseSettings):
     )
     sentiment_threads: int | None = Field(
         None, ge=1, validation_alias=_names("SENTIMENT_THREADS"), description="of a model on CPUs; default: all of them"
+    )
+    scoring_interval_s: int = Field(
+        600,
+        ge=0,
+        validation_alias=_names("SCORING_INTERVAL"),
+        description="seconds between two jobs that score new texts; 0: only `crypto-data score`",
+    )
+    sentiment_scorer: Literal["deployment", "actors"] = Field(
+        "deployment",
+        validation_alias=_names("SENTIMENT_SCORER"),
+        description="where the batch job has weights: in the application that answers requests, or in its own actors",
     )
     sentiment_actors: int = Field(
         1, ge=1, le=1_000, validation_alias=_names("SENTIMENT_ACTORS"), description="of the batch job, at most"

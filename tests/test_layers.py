@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "collection": FOUNDATION | {"assets", "mentions", "sources", "reconcile", "sentiment", "storage"},
     "scoring": FOUNDATION | {"sentiment", "storage", "collection"},
     "health": FOUNDATION | {"assets", "storage", "collection"},
-    "serving": FOUNDATION | {"assets", "sources", "sentiment", "storage", "collection", "health"},
+    "serving": FOUNDATION | {"assets", "mentions", "sources", "sentiment", "storage", "collection", "health"},
     "sandbox": FOUNDATION | {"assets"},
 }
 
@@ -39,6 +39,7 @@ RAY_EDGES = {
     "ray_app/collection/actors.py",
     "ray_app/collection/supervisor.py",
     "ray_app/collection/serve_app.py",
+    "ray_app/scoring/deployed.py",
     "ray_app/scoring/pool.py",
     "ray_app/scoring/serve_app.py",
     "ray_app/serving/apps.py",

@@ -79,7 +79,10 @@ def _run(settings: Settings, wanted: Wanted, address: str | None, *, aggregate: 
     db = Database(settings.resolved_database_url)
     try:
         require_current(db)
-        with RayDataPool(settings, address or os.environ.get("RAY_ADDRESS") or "local") as pool:
+        # a revision of one's own is not the application's
+        deployed = settings.sentiment_scorer == "deployment" and wanted.revision is None
+        address = address or os.environ.get("RAY_ADDRESS") or "local"
+        with RayDataPool(settings, address, deployed=deployed) as pool:
             done = score_texts(settings, db, wanted, pool, _Printer().show)
         if aggregate:
             hours = aggregate_hours(db, open_clock(settings.epoch_file).now_ms())

@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 
 from ray_app.errors import ModelIncomplete, ModelMissing, ModelOutOfMemory, ModelUnavailable, ModelUnsuitable
 from ray_app.scoring.plans import ModelPlan, Score, open_model, plan
-from ray_app.sentiment.analysis import Analysis, Busy, Said
+from ray_app.sentiment.analysis import LOADING, UNAVAILABLE, Analysis, Busy, Said, Scores
 from ray_app.sentiment.ensemble import WEIGHTS, Ensemble
 from ray_app.sentiment.vocabulary import LEXICONS, TextScore
 from ray_app.settings import Settings
@@ -37,7 +37,6 @@ _PUBLIC: Final[dict[type[ModelUnavailable], str]] = {
     ModelOutOfMemory: "it does not fit the memory of its device",
 }
 _BROKEN: Final = "it cannot be loaded; the node's log says why"
-LOADING: Final = "it is being fetched or loaded"
 NOT_WANTED: Final = "it is not among SENTIMENT_MODELS"
 
 
@@ -117,7 +116,7 @@ class Shelf:
 
 
 def _unavailable(why: str) -> TextScore:
-    return TextScore(None, None, f"model unavailable: {why}")
+    return TextScore(None, None, UNAVAILABLE + why)
 
 
 def _public(error: ModelUnavailable) -> str:
@@ -170,10 +169,11 @@ class Desk:
         combine = self._ensembles[domain].combine
         return Analysis([Said(of_text, combine(of_text)) for of_text in said], revisions)
 
-    async def score(self, model: str, texts: Sequence[str]) -> list[TextScore] | Busy:
+    async def score(self, model: str, texts: Sequence[str]) -> Scores | Busy:
         """What one model says of the texts; every score NULL where there is no such model."""
+        revision = self._shelf.opened[model].revision if model in self._shelf.opened else None
         scores = await self._asked(texts, (model,))
-        return scores if isinstance(scores, Busy) else scores[model]
+        return scores if isinstance(scores, Busy) else Scores(revision, scores[model])
 
     async def _asked(self, texts: Sequence[str], models: tuple[str, ...]) -> dict[str, list[TextScore]] | Busy:
         if self.waiting and self.waiting + len(texts) > self.limits.waiting_texts:

@@ -16,8 +16,7 @@ from ray import serve
 
 from ray_app.logs import configure
 from ray_app.scoring.online import Desk, Limits, Shelf
-from ray_app.sentiment.analysis import Analysis, Busy
-from ray_app.sentiment.vocabulary import TextScore
+from ray_app.sentiment.analysis import Analysis, Busy, Scores
 from ray_app.settings import load_settings
 
 
@@ -47,7 +46,7 @@ class Sentiment:
         """See :meth:`Desk.analyze`."""
         return await self._desk.analyze(texts, domain)
 
-    async def score(self, model: str, texts: Sequence[str]) -> list[TextScore] | Busy:
+    async def score(self, model: str, texts: Sequence[str]) -> Scores | Busy:
         """See :meth:`Desk.score`."""
         return await self._desk.score(model, texts)
 

@@ -12,6 +12,11 @@ from ray_app.sentiment.vocabulary import CLASSES, SCORE_BOUNDS, TextScore
 MAX_TEXTS: Final = 100
 MAX_CHARACTERS: Final = 20_000
 
+#: what the reason begins with where a model could not be asked
+UNAVAILABLE: Final = "model unavailable: "
+#: why one cannot be asked that soon will be
+LOADING: Final = "it is being fetched or loaded"
+
 
 class Said(NamedTuple):
     """Of one text: what each model of the domain says, by its name, and the ensemble."""
@@ -25,6 +30,19 @@ class Analysis(NamedTuple):
 
     texts: list[Said]
     revisions: Mapping[str, str]
+
+
+class Scores(NamedTuple):
+    """What one model says of texts, in their order. ``revision`` None: it could not be asked when they came."""
+
+    revision: str | None
+    scores: list[TextScore]
+
+    @property
+    def unavailable(self) -> str | None:
+        """Why the model said nothing of any text; None: it was asked."""
+        reason = self.scores[0].reason if self.scores else None
+        return reason.removeprefix(UNAVAILABLE) if reason is not None and reason.startswith(UNAVAILABLE) else None
 
 
 class Busy(NamedTuple):

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,10 +21,16 @@ import yaml
 from ray import serve
 
 from ray_app.node.plan import SERVE_CONFIG
+from ray_app.node.processes import descendants
+from ray_app.scoring.pages import TRANSFORMER_PARTS, pages
+from ray_app.scoring.plans import plan
+from ray_app.scoring.pool import RayDataPool
 from ray_app.scoring.serve_app import deployment
 from ray_app.serving.apps import Deployed
+from ray_app.settings import load_settings
 from ray_app.storage.engine import Database
 from ray_app.storage.migrate import upgrade
+from tests.scoring.world import put, scores
 from tests.serving.gateway_world import World, market
 
 ANALYZE = "/api/v1/sentiment/analyze"
@@ -77,6 +85,38 @@ async def with_a_full_queue(world: World) -> dict[str, Any]:
     }
 
 
+def by_a_job(directory: Path) -> dict[str, Any]:
+    """Texts that a job has scored by the application, whose replica is killed half way."""
+    settings = load_settings(database_url=f"sqlite:///{directory / 'job.db'}")
+    db = Database(settings.resolved_database_url)
+    upgrade(db)
+    texts = [f"the market is up {n} and strong" for n in range(5 * TRANSFORMER_PARTS)]
+    put(db, *texts, stocks=True)
+    model = plan(settings, "finbert")
+    listed = list(pages(db, model))
+    outcomes = []
+    for outcome in RayDataPool(settings, "auto", deployed=True)(model, listed, "run"):
+        if not outcomes:
+            (replica,) = [pid for pid in descendants([os.getpid()]) if b"ServeReplica:sentiment" in cmdline(pid)]
+            os.kill(replica, signal.SIGKILL)
+        outcomes.append(outcome)
+    stored = scores(db)
+    db.dispose()
+    return {
+        "texts": len(texts),
+        "pages": len(listed),
+        "scored": sum(outcome.scored for outcome in outcomes),
+        "failed": [outcome.failed for outcome in outcomes if outcome.failed],
+        "stored": len({row["text_hash"] for row in stored}),
+        "revisions": sorted({row["revision"] for row in stored}),
+        "shares": [sum(row[name] for name in ("p_negative", "p_neutral", "p_positive")) for row in stored[:5]],
+    }
+
+
+def cmdline(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
 def main(directory: Path) -> None:
     db = Database(f"sqlite:///{directory / 'gateway.db'}")
     upgrade(db)
@@ -85,7 +125,7 @@ def main(directory: Path) -> None:
     serve.start(http_options={"location": "NoServer"})
     deploy()
     world.deps.analyst = Deployed()
-    found = {"as_configured": asyncio.run(as_configured(world))}
+    found = {"as_configured": asyncio.run(as_configured(world)), "job": by_a_job(directory)}
     one = {"min_replicas": 1, "max_replicas": 1}
     deploy(max_ongoing_requests=1, max_queued_requests=1, autoscaling_config=one)
     world.deps.analyst = Deployed()

@@ -10,9 +10,9 @@ from contextlib import asynccontextmanager
 import pytest
 
 from ray_app.errors import ModelMissing, ModelOutOfMemory, ModelUnsuitable
-from ray_app.scoring.online import LOADING, NOT_WANTED, Desk, Limits, Shelf
+from ray_app.scoring.online import NOT_WANTED, Desk, Limits, Shelf
 from ray_app.scoring.plans import ModelPlan
-from ray_app.sentiment.analysis import Analysis, Busy
+from ray_app.sentiment.analysis import LOADING, Analysis, Busy, Scores
 from ray_app.sentiment.vocabulary import TextScore
 from ray_app.settings import Settings
 
@@ -142,7 +142,7 @@ async def test_what_came_during_a_batch_is_the_next_one_and_a_text_is_scored_onc
         models.gate.set()
         found = [await one for one in (first, *others)]
     assert models.calls == [("lexicon", ["a"]), ("lexicon", ["b", "c", "d"])]
-    assert [len(one) for one in found] == [1, 2, 2, 1]
+    assert [len(one.scores) for one in found] == [1, 2, 2, 1]
     assert desk.waiting == 0
 
 
@@ -167,7 +167,7 @@ async def test_beyond_the_limit_a_request_is_refused_with_the_time_to_wait(model
         await waiting_until(models.begun.is_set)
         refused = await desk.analyze(["d", "e"], "crypto")
         models.gate.set()
-        assert await first == [SAID] * 3
+        assert await first == Scores("lexicon-1", [SAID] * 3)
         assert len((await desk.analyze(["d"] * 9, "crypto")).texts) == 9, "a large one is taken when nobody waits"
     assert isinstance(refused, Busy)
     assert 1 <= refused.retry_after_s <= 60
@@ -196,8 +196,9 @@ async def test_a_batch_that_fails_fails_its_requests_and_the_next_is_scored(mode
         with pytest.raises(RuntimeError, match="out of luck"):
             await desk.score("lexicon", ["a"])
         models.failure = ModelOutOfMemory("lexicon", "the card at /dev/x is full")
-        (said,) = await desk.score("lexicon", ["a"])
-        assert said == TextScore(None, None, "model unavailable: it does not fit the memory of its device")
+        said = await desk.score("lexicon", ["a"])
+        assert said.scores == [TextScore(None, None, "model unavailable: it does not fit the memory of its device")]
+        assert said.unavailable == "it does not fit the memory of its device"
         models.failure = None
-        assert await desk.score("lexicon", ["a"]) == [SAID]
+        assert await desk.score("lexicon", ["a"]) == Scores("lexicon-1", [SAID])
         assert desk.waiting == 0

@@ -80,6 +80,15 @@ def test_many_at_once_are_all_answered(found):
     assert found["as_configured"]["singles"] == [200] * 16
 
 
+def test_a_job_has_its_texts_scored_by_the_application_once_though_its_replica_is_killed(found, directory):
+    job = found["job"]
+    assert job["pages"] > 3, "else no pool is needed"
+    assert job["failed"] == []
+    assert (job["scored"], job["stored"]) == (job["texts"], job["texts"])
+    assert job["revisions"] == [tiny.local(directory / "finbert", "finbert").revision]
+    assert job["shares"] == pytest.approx([1.0] * 5)
+
+
 def test_a_full_queue_is_503_with_retry_after_and_passes(found):
     full = found["full_queue"]
     assert set(full["statuses"]) == {200, 503}

@@ -106,7 +106,17 @@ async def test_the_earlier_fields_are_there_and_what_a_language_model_said_is_nu
     several = (await post(world, "/batch-analyze", {"texts": ["up", ""]})).json()
     assert several["count"] == 2
     assert several["results"][0] == body | {"symbol": None}
+    assert body["scored_text"] == "up"
     assert several["results"][1]["reasons"]["score"] == "empty"
+
+
+async def test_of_a_text_that_names_several_assets_the_words_about_the_symbol_are_scored(world):
+    both = "Bitcoin surges to a record while Ethereum plunges below support"
+    body = (await post(world, "/analyze-sentiment", {"text": both, "symbol": "ETH"})).json()
+    assert (body["text"], body["scored_text"]) == (both, "Ethereum plunges below support")
+    other = (await post(world, "/analyze-sentiment", {"text": both, "symbol": "NOV"})).json()
+    assert other["scored_text"] == both, "it is not named: the whole text, as before"
+    assert [texts for texts, _ in world.analyst.asked] == [("Ethereum plunges below support",), (both,)]
 
 
 async def test_an_unknown_symbol_is_404(world):

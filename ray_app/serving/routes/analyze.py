@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from ray_app.assets import Asset, AssetRegistry
 from ray_app.clock import iso
+from ray_app.mentions import matcher_of
+from ray_app.sentiment import stance
 from ray_app.sentiment.analysis import MAX_CHARACTERS, MAX_TEXTS, Analysis, Said, label
 from ray_app.sentiment.vocabulary import CLASSES, TextScore
 from ray_app.serving.deps import GatewayDeps
@@ -107,10 +111,14 @@ async def analyze(order: TextsOrder, deps: Gateway) -> Response:
 
 @router.post("/analyze-sentiment", summary="Score one text, as the earlier system did")
 async def analyze_sentiment(order: TextOrder, deps: Gateway) -> Response:
-    """The earlier side service's fields. What its language model added is null: none runs here."""
-    symbol = deps.registry.current.resolve(order.symbol).asset.symbol if order.symbol is not None else None
-    _, texts = await _ask(deps, [order.text], "crypto")
-    return _answer(_earlier(order.text, symbol, texts[0], deps.clock.now_ms()))
+    """The earlier side service's fields. What its language model added is null: none runs here. Of a text that names
+    `symbol` beside other assets only the words about it are scored; `scored_text` shows them.
+    """  # noqa: D205 - shown as one paragraph in OpenAPI
+    registry = deps.registry.current
+    asset = registry.resolve(order.symbol).asset if order.symbol is not None else None
+    words = await asyncio.to_thread(_words_about, asset, order.text, registry) if asset is not None else None
+    _, texts = await _ask(deps, [order.text if words is None else words], "crypto")
+    return _answer(_earlier(order.text, asset and asset.symbol, words, texts[0], deps.clock.now_ms()))
 
 
 @router.post("/batch-analyze", summary="Score texts, as the earlier system did")
@@ -118,7 +126,7 @@ async def batch_analyze(order: EarlierTextsOrder, deps: Gateway) -> Response:
     """A list of what `/analyze-sentiment` answers."""
     _, texts = await _ask(deps, order.texts, "crypto")
     now_ms = deps.clock.now_ms()
-    rows = [_earlier(text, None, one, now_ms) for text, one in zip(order.texts, texts, strict=True)]
+    rows = [_earlier(text, None, None, one, now_ms) for text, one in zip(order.texts, texts, strict=True)]
     return _answer({"results": rows, "count": len(rows)})
 
 
@@ -163,13 +171,21 @@ def _score(model: str, said: TextScore) -> Row:
     }
 
 
-def _earlier(text: str, symbol: str | None, found: Row, now_ms: int) -> Row:
+def _words_about(asset: Asset, text: str, registry: AssetRegistry) -> str | None:
+    """What the text says of the asset, where it names others, too; None: all of it, or nothing by name."""
+    windows = stance.windows(text, matcher_of(registry).places(text))
+    about = next((window for window in windows if window.asset_id == asset.asset_id), None)
+    return about.text if about is not None and about.spans is not None else None
+
+
+def _earlier(text: str, symbol: str | None, scored: str | None, found: Row, now_ms: int) -> Row:
     cryptobert = found["models"].get("cryptobert", _UNKNOWN | {"reason": found["reason"]})
     reasons = {"cryptobert_score": cryptobert["reason"], "score": found["reason"]}
     reasons |= dict.fromkeys(_OF_A_LANGUAGE_MODEL, "this node runs no language model")
     return {
         "symbol": symbol,
         "text": text,
+        "scored_text": text if scored is None else scored,
         "cryptobert_score": cryptobert["score"],
         "cryptobert_confidence": cryptobert["confidence"],
         "score": found["score"],
