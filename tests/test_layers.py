@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from ray_app.node.head import LEAN
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "ray_app"
@@ -117,8 +120,12 @@ def test_what_runs_text_models_is_imported_by_nobody_who_does_not():
     starts = ["ray_app.cli", "ray_app.serving.apps", "ray_app.collection.actors", "ray_app.collection.serve_app"]
     starts += ["ray_app.scoring.serve_app"]  # its models come later, if there are any
     heavy = ("torch", "transformers", "tokenizers", "huggingface_hub", "nltk", "textblob", "vaderSentiment", "pandas")
-    program = f"import sys, {', '.join(starts)}\nprint(*({set(heavy)!r} & set(sys.modules)))"
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=False)
+    loaded = "[n for n, m in sys.modules.items() if type(m).__name__ != '_LazyModule']"
+    program = f"import sys, {', '.join(starts)}\nprint(*({set(heavy)!r} & set({loaded})))\nimport pandas\npandas.NA"
+    environment = os.environ | {"PYTHONPATH": str(LEAN)}  # as every process of a node
+    result = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, cwd=ROOT, check=False
+    )
     assert (result.returncode, result.stdout.strip()) == (0, ""), result.stderr
 
 
