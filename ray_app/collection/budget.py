@@ -175,6 +175,7 @@ class BudgetAuthority:
         book.queue.append(ticket)
         book.wanted[priority] += cost
         try:
+            await asyncio.sleep(0)  # who asks in the same moment borrows in the same transaction
             while True:
                 changed, until, reason = book.changed, None, "rate"
                 if book.queue[0] is ticket:

@@ -10,7 +10,9 @@ Waiting here is about other processes holding locks: it is wall time, never the 
 
 from __future__ import annotations
 
+import fcntl
 import logging
+import os
 import random
 import socket
 import sqlite3
@@ -18,7 +20,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -42,6 +44,9 @@ _SQLITE_PATIENCE_S = 60.0
 #: Wall seconds between two looks at the SQLite write lock. SQLite's own handler backs off to 100 ms, which
 #: starves short transactions beside a bulk load that takes the lock again at once.
 _SQLITE_LOOK_S = 0.002
+#: Wall seconds a SQLite writer stands in the queue of processes at most. Then it goes for the lock itself: who stands
+#: before it may have been stopped.
+_SQLITE_QUEUE_S = 1.0
 #: A bulk load leaves the lock alone this long between chunks: longer than any waiter sleeps between two looks.
 _CHUNK_PAUSE_S = 0.004
 _MYSQL_ATTEMPTS = 12
@@ -65,6 +70,7 @@ class Database:
         if self.url.get_backend_name() == "sqlite":
             self.dialect = "sqlite"
             self._turns = _Turns()
+            self._queue = _Queue(f"{self.url.database}-queue")
             self._writing = _sqlite_engine(self.url, 1, writes=True)
             self._reading = _sqlite_engine(self.url, pool_size, writes=False)
         else:
@@ -130,6 +136,8 @@ class Database:
         """Close every pooled connection. The object may be used again; it connects anew."""
         self._writing.dispose()
         self._reading.dispose()
+        if self.dialect == "sqlite":
+            self._queue.close()
 
     def _run_sqlite(self, work: Callable[[Connection], T]) -> T:
         with self._turns.take(), self._writing.connect() as connection:
@@ -141,14 +149,18 @@ class Database:
     def _begin_immediate(self, connection: Connection) -> None:
         """Take the write lock: nothing has been done yet, so waiting and trying again is always safe."""
         deadline = time.monotonic() + _SQLITE_PATIENCE_S
-        while True:
-            try:
-                connection.begin()
-                return
-            except exc.OperationalError as error:
-                if "locked" not in str(error.orig) or time.monotonic() > deadline:
-                    raise
-            self._sleep(_SQLITE_LOOK_S * random.uniform(0.5, 1.5))
+        with self._queue.first(self._pause):
+            while True:
+                try:
+                    connection.begin()
+                    return
+                except exc.OperationalError as error:
+                    if "locked" not in str(error.orig) or time.monotonic() > deadline:
+                        raise
+                self._pause()
+
+    def _pause(self) -> None:
+        self._sleep(_SQLITE_LOOK_S * random.uniform(0.5, 1.5))
 
     def _run_mysql(self, work: Callable[[Connection], T]) -> T:
         for attempt in range(1, _MYSQL_ATTEMPTS + 1):
@@ -194,6 +206,51 @@ class _Turns:
                 self._queue.remove(turn)
                 if self._queue:
                     self._queue[0].set()
+
+
+class _Queue:
+    """Lets one process at a time try for SQLite's write lock, so that whoever has just had it stands behind the others.
+
+    A process that writes all the time would else take it again before a sleeping one has looked. Politeness only: the
+    lock is SQLite's own. Kept by ``flock`` on a file beside the database, which ends with the process.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._file: int | None = None
+
+    @contextmanager
+    def first(self, pause: Callable[[], None]) -> Iterator[None]:
+        """Stand first in the queue, or have stood in it for _SQLITE_QUEUE_S. Used by one thread at a time."""
+        file = self._opened()
+        until = time.monotonic() + _SQLITE_QUEUE_S
+        while file is not None and not _locked(file) and time.monotonic() < until:
+            pause()
+        try:
+            yield
+        finally:
+            if file is not None:
+                fcntl.flock(file, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        """Close the file; it is opened again when needed."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def _opened(self) -> int | None:
+        if self._file is None:
+            with suppress(OSError):  # a directory that cannot be written: SQLite will say so itself
+                self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        return self._file
+
+
+def _locked(file: int) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def mysql_code(error: exc.DBAPIError) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import sqlite3
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from sqlalchemy import Connection, delete, func, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from ray_app.errors import ConfigError, LeaseLost, StorageError
-from ray_app.storage import outbox
+from ray_app.storage import engine, outbox
 from ray_app.storage.engine import Database
 from ray_app.storage.tables import outbox_heads, price_data_real, quota_ledger
 from tests.servers import free_port
@@ -97,6 +98,45 @@ def test_threads_of_one_process_all_get_their_turn(db: Database) -> None:
     for thread in threads:
         thread.join()
     assert spent(db) == {"a": 200}
+
+
+def test_who_writes_all_the_time_stands_behind_who_waits(sqlite_url: str) -> None:
+    """Two Databases stand for two processes, one of which wants the lock again as soon as it has given it back."""
+    busy, other = Database(sqlite_url), Database(sqlite_url)
+    done: list[int] = []
+    over = threading.Event()
+
+    def write(_: Connection) -> None:
+        time.sleep(0.003)
+
+    def write_all_the_time() -> None:
+        while not over.is_set():
+            busy.run(write)
+            done.append(1)
+
+    thread = threading.Thread(target=write_all_the_time)
+    thread.start()
+    waited = []
+    for _ in range(60):
+        time.sleep(0.005)
+        before = len(done)
+        waited.append(other.run(lambda _: len(done)) - before)
+    over.set()
+    thread.join()
+    busy.dispose()
+    other.dispose()
+    assert max(waited) <= 2, "the one that was on, and the one that had come before"
+
+
+def test_who_is_stopped_in_the_queue_holds_up_the_others_for_a_moment_only(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "_SQLITE_QUEUE_S", 0.05)
+    stopped, db = Database(sqlite_url), Database(sqlite_url)
+    with stopped._queue.first(lambda: None):
+        assert db.run(lambda conn: conn.exec_driver_sql("SELECT 1").scalar()) == 1
+    stopped.dispose()
+    db.dispose()
 
 
 # --- bulk loads -----------------------------------------------------------------------------------------------

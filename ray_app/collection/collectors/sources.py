@@ -46,8 +46,9 @@ log = logging.getLogger(__name__)
 
 #: feeds asked at once; the accounts' budgets decide how fast they go
 _AT_ONCE = 6
-#: wall seconds that a first pass may take: whoever starts at the end of a slot cannot ask in it any more
-START_S = 10.0
+#: wall seconds that a first pass may take, beside those of all other collectors, each of which begins with its whole
+#: history: whoever starts at the end of a slot cannot ask in it any more
+START_S = 30.0
 #: the most a slot's poll is delayed, so that the feeds of a dataset do not all fall on the full hour
 _JITTER_S = 20.0
 _NO_REPAIR = {
