@@ -116,6 +116,42 @@ class ArchiveError(CryptoDataError):
     """The raw archive could not be written or a record in it is damaged."""
 
 
+# --- sentiment -----------------------------------------------------------------------------------------------
+
+
+class ModelUnavailable(CryptoDataError):
+    """A text model cannot be had on this node; its scores are NULL. ``reason`` says why, and what to do."""
+
+    def __init__(self, model: str, reason: str) -> None:
+        super().__init__(f"model unavailable: {model}: {reason}")
+        self.model = model
+        self.reason = reason
+
+
+class ModelMissing(ModelUnavailable):
+    """Its files are not on this machine (yet), or could not be fetched: another try may find them."""
+
+
+class ModelIncomplete(ModelUnavailable):
+    """Some of its files are missing, cut off or unreadable: fetch them anew."""
+
+
+class ModelUnsuitable(ModelUnavailable):
+    """The files are whole, but no classifier of texts into negative, neutral and positive that we can run."""
+
+
+class ModelOutOfMemory(ModelUnavailable):
+    """Not even one text fits into the memory of the device."""
+
+
+class ScorerBusy(CryptoDataError):
+    """Texts cannot be scored now; another try after ``retry_after_s`` seconds may find it otherwise."""
+
+    def __init__(self, why: str, retry_after_s: int) -> None:
+        super().__init__(f"{why}; try again in {retry_after_s} s")
+        self.retry_after_s = retry_after_s
+
+
 # --- storage -------------------------------------------------------------------------------------------------
 
 

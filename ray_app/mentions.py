@@ -19,7 +19,7 @@ from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from ray_app.assets import Asset, AssetRegistry
 from ray_app.errors import UnknownSymbol
@@ -114,6 +114,16 @@ class _Text:
         return any(not first <= self.anchors[k] <= last for k in range(at, bisect_left(self.anchors, last + _NEAR + 1)))
 
 
+class Named(NamedTuple):
+    """What a text names."""
+
+    #: (asset_id, term) of each asset, in the order of the text; the term as the text writes it
+    mentions: list[tuple[int, str]]
+    #: (asset_id, start, end) of every place, ascending, in ``f"{title}\n{summary}"``. The assets are the same: a name
+    #: that counts at one place counts at all where the same words stand.
+    places: list[tuple[int, int, int]]
+
+
 class Matcher:
     """Finds the assets of one registry in texts. Built once; holds nothing of what it reads."""
 
@@ -128,6 +138,30 @@ class Matcher:
 
     def find(self, title: str, summary: str | None = None) -> list[tuple[int, str]]:
         """``(asset_id, term)`` of each asset mentioned, in the order of the text; the term as the text writes it."""
+        return self.read(title, summary).mentions
+
+    def places(self, title: str, summary: str | None = None) -> list[tuple[int, int, int]]:
+        """Where the assets are named: ``places`` of :meth:`read`."""
+        return self.read(title, summary).places
+
+    def read(self, title: str, summary: str | None = None) -> Named:
+        """Which assets a text names, and where; one look for both."""
+        text, candidates, counted = self._look(title, summary)
+        mentions: dict[int, str] = {}
+        for first, asset_id, length in sorted(counted):
+            mentions.setdefault(asset_id, text.text[text.starts[first] : text.ends[first + length - 1]][:100])
+        forms = {(asset_id, *text.lowers[first : first + length]) for first, asset_id, length in counted}
+        places = [
+            (asset_id, text.starts[first], text.ends[first + length - 1])
+            for first, asset_id, length in sorted(set(candidates))
+            if (asset_id, *text.lowers[first : first + length]) in forms
+        ]
+        return Named(list(mentions.items()), places)
+
+    def _look(
+        self, title: str, summary: str | None
+    ) -> tuple[_Text, list[tuple[int, int, int]], list[tuple[int, int, int]]]:
+        """The text, every place where a name or ticker stands, and those that count: first word, asset, words."""
         text = _read(title[:_LONGEST], (summary or "")[:_LONGEST], self._tickers)
         named = self._named(text)
         longer = [(first, name) for first, name in named if len(name.words) > 1]  # of one word: perhaps a ticker, too
@@ -145,21 +179,19 @@ class Matcher:
         )
         proven = _proven(text, named, tickers)
         listed = {i for i, _, _ in tickers} | {i for first, name in named for i in (first, first + len(name.words) - 1)}
-        found = [
+        counted = [
             (first, name.asset_id, len(name.words))
             for first, name in named
             if name.asset_id
             and ((name.asset_id in proven and name.tier <= Tier.COMMON) or self._name_counts(text, first, name, listed))
         ]
-        found += [
+        counted += [
             (i, asset_id, 1)
             for i, asset_id, tier in tickers
             if (asset_id in proven and tier <= Tier.COMMON) or self._ticker_counts(text, i, asset_id, tier, listed)
         ]
-        mentions: dict[int, str] = {}
-        for first, asset_id, length in sorted(found):
-            mentions.setdefault(asset_id, text.text[text.starts[first] : text.ends[first + length - 1]][:100])
-        return list(mentions.items())
+        candidates = [(first, name.asset_id, len(name.words)) for first, name in named if name.asset_id]
+        return text, [*candidates, *((i, asset_id, 1) for i, asset_id, _ in tickers)], counted
 
     def _named(self, text: _Text) -> list[tuple[int, _Name]]:
         """Every place where a name stands, the longest that fits, in the way it is written."""

@@ -27,6 +27,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from ray_app.errors import ConfigError
+from ray_app.sentiment.vocabulary import MODELS
 
 #: Names the earlier system read that mean nothing here ("*": anything), and why. Whoever is set is reported, by
 #: `crypto-data config` and on the node's screen.
@@ -39,21 +40,18 @@ IGNORED: dict[str, str] = {
         (
             "OPENAI_API_KEY",
             "XAI_API_KEY",
-            "CRYPTOBERT_MODEL",
             "OLLAMA_*ENDPOINT",
             "OLLAMA_*_MODEL",
             "NEWS_SCORER_ENDPOINT",
         ),
-        "this version runs no text or language model",
+        "this version runs no language model",
     ),
     **dict.fromkeys(
         ("NEWS_*INTERVAL", "SOCIAL_*INTERVAL", "MACRO_*INTERVAL"),
         "each source has its own schedule (docs/sources.md), which its upstream's terms and budget decide",
     ),
-    **dict.fromkeys(
-        ("SENTIMENT_*INTERVAL", "TECHNICAL_*INTERVAL"),
-        "this version has no such collector",
-    ),
+    "SENTIMENT_*INTERVAL": "texts are scored by a job, every SCORING_INTERVAL seconds",
+    "TECHNICAL_*INTERVAL": "this version has no such collector",
     **dict.fromkeys(
         ("CORS_METHODS", "CORS_HEADERS"), "the API's methods and headers are its own; origins are CORS_ORIGINS"
     ),
@@ -248,6 +246,55 @@ class Settings(BaseSettings):
     history_hourly_days: int = Field(120, ge=0, le=3_650, validation_alias=_names("HISTORY_HOURLY_DAYS"))
     history_daily_days: int = Field(400, ge=0, le=3_650, validation_alias=_names("HISTORY_DAILY_DAYS"))
 
+    # --- sentiment (docs/sentiment.md) ---
+    sentiment_models: Annotated[tuple[str, ...], NoDecode] = Field(
+        MODELS, validation_alias=_names("SENTIMENT_MODELS"), description="the models that score texts, comma-separated"
+    )
+    cryptobert_model: str = Field(
+        "ElKulako/cryptobert",
+        validation_alias=_names("CRYPTOBERT_MODEL"),
+        description="a hub id, a folder, or the URL of one in an object store",
+    )
+    cryptobert_revision: str | None = Field(
+        None, validation_alias=_names("CRYPTOBERT_REVISION"), description="commit, branch or tag on the hub"
+    )
+    finbert_model: str = Field("ProsusAI/finbert", validation_alias=_names("FINBERT_MODEL"))
+    finbert_revision: str | None = Field(None, validation_alias=_names("FINBERT_REVISION"))
+    sentiment_model_dir: Path | None = Field(
+        None,
+        validation_alias=_names("SENTIMENT_MODEL_DIR"),
+        description="where fetched weights are kept; default: DATA_DIR/models",
+    )
+    sentiment_precision: Literal["fp32", "bf16", "fp16", "int8"] | None = Field(
+        None, validation_alias=_names("SENTIMENT_PRECISION"), description="default: the best the processor or GPU has"
+    )
+    sentiment_threads: int | None = Field(
+        None, ge=1, validation_alias=_names("SENTIMENT_THREADS"), description="of a model on CPUs; default: all of them"
+    )
+    scoring_interval_s: int = Field(
+        600,
+        ge=0,
+        validation_alias=_names("SCORING_INTERVAL"),
+        description="seconds between two jobs that score new texts; 0: only `crypto-data score`",
+    )
+    sentiment_scorer: Literal["deployment", "actors"] = Field(
+        "deployment",
+        validation_alias=_names("SENTIMENT_SCORER"),
+        description="where the batch job has weights: in the application that answers requests, or in its own actors",
+    )
+    sentiment_actors: int = Field(
+        1, ge=1, le=1_000, validation_alias=_names("SENTIMENT_ACTORS"), description="of the batch job, at most"
+    )
+    sentiment_actor_cpus: float = Field(
+        0.5,
+        gt=0,
+        validation_alias=_names("SENTIMENT_ACTOR_CPUS"),
+        description="that Ray sets aside for each; all of them must never be (Ray Data would wait for ever)",
+    )
+    sentiment_actor_gpus: float = Field(
+        0.0, ge=0, validation_alias=_names("SENTIMENT_ACTOR_GPUS"), description="for each; a share such as 0.25 will do"
+    )
+
     # --- gateway ---
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), validation_alias=_names("CORS_ORIGINS"), description="comma-separated allow-list; '*' is refused"
@@ -329,7 +376,14 @@ class Settings(BaseSettings):
             urls[name.strip()] = url
         return urls
 
-    @field_validator("rss_feeds", "collectors_off", mode="before")
+    @field_validator("sentiment_models")
+    @classmethod
+    def _known_models(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := [name for name in value if name not in MODELS]:
+            raise ValueError(f"no model is called {unknown[0]!r}; there are {', '.join(MODELS)}")
+        return value
+
+    @field_validator("rss_feeds", "collectors_off", "sentiment_models", mode="before")
     @classmethod
     def _split_feeds(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -388,6 +442,11 @@ class Settings(BaseSettings):
     def archive_dir(self) -> Path:
         """Where the raw archive's segments are."""
         return self.state_dir / "archive"
+
+    @property
+    def models_dir(self) -> Path:
+        """Where fetched weights are; live and sandbox nodes share them."""
+        return self.sentiment_model_dir or self.data_dir / "models"
 
     @property
     def keys_file(self) -> Path:

@@ -15,6 +15,7 @@ EXAMPLES = [
     errors.BudgetExhausted("coingecko.markets", "the month is spent", 18),
     errors.UnknownSymbol("BTX", ("BTC", "BTG")),
     errors.LeaseLost("somebody else has it"),
+    errors.ModelIncomplete("finbert", "model.safetensors is cut off"),
 ]
 
 

@@ -3,31 +3,37 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from ray_app.node.head import LEAN
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "ray_app"
 
 #: what each part may import of ours; nothing else
-FOUNDATION = {"errors", "clock", "settings", "logs"}
+FOUNDATION = {"errors", "clock", "settings", "logs", "editions"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "clock": {"errors"},
     "logs": set(),
-    "settings": {"errors"},
+    "editions": set(),
+    "settings": {"errors", "sentiment"},  # the models' names
     "assets": {"errors", "clock"},
     "mention_words": set(),
     "mentions": {"errors", "clock", "assets", "mention_words"},
     "sources": {"errors", "clock"},
     "reconcile": {"errors", "clock", "assets", "sources"},
+    "sentiment": {"errors", "clock"},
     "storage": FOUNDATION | {"assets"},
-    "collection": FOUNDATION | {"assets", "mentions", "sources", "reconcile", "storage"},
+    "collection": FOUNDATION | {"assets", "mentions", "sources", "reconcile", "sentiment", "storage"},
+    "scoring": FOUNDATION | {"sentiment", "storage", "collection"},
     "health": FOUNDATION | {"assets", "storage", "collection"},
-    "serving": FOUNDATION | {"assets", "sources", "storage", "collection", "health"},
+    "serving": FOUNDATION | {"assets", "mentions", "sources", "sentiment", "storage", "collection", "health"},
     "sandbox": FOUNDATION | {"assets"},
 }
 
@@ -36,6 +42,9 @@ RAY_EDGES = {
     "ray_app/collection/actors.py",
     "ray_app/collection/supervisor.py",
     "ray_app/collection/serve_app.py",
+    "ray_app/scoring/deployed.py",
+    "ray_app/scoring/pool.py",
+    "ray_app/scoring/serve_app.py",
     "ray_app/serving/apps.py",
 }
 
@@ -104,6 +113,20 @@ def test_everything_but_the_edges_imports_where_ray_is_not_installed():
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=False)
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("imported")
+
+
+def test_what_runs_text_models_is_imported_by_nobody_who_does_not():
+    """The CLI, the gateway, the streams and the collectors start without gigabytes of what only the scorers need."""
+    starts = ["ray_app.cli", "ray_app.serving.apps", "ray_app.collection.actors", "ray_app.collection.serve_app"]
+    starts += ["ray_app.scoring.serve_app"]  # its models come later, if there are any
+    heavy = ("torch", "transformers", "tokenizers", "huggingface_hub", "nltk", "textblob", "vaderSentiment", "pandas")
+    loaded = "[n for n, m in sys.modules.items() if type(m).__name__ != '_LazyModule']"
+    program = f"import sys, {', '.join(starts)}\nprint(*({set(heavy)!r} & set({loaded})))\nimport pandas\npandas.NA"
+    environment = os.environ | {"PYTHONPATH": str(LEAN)}  # as every process of a node
+    result = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert (result.returncode, result.stdout.strip()) == (0, ""), result.stderr
 
 
 def test_nothing_but_the_clock_asks_for_the_time():

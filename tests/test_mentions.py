@@ -282,3 +282,23 @@ def test_real_news_name_what_they_are_about(registry, matcher, shared_data):
             assert not said or symbol in symbols, article["title"]
     assert sum(counts) / len(counts) < 3
     assert sum(count == 0 for count in counts) / len(counts) < 0.6
+
+
+def test_places_are_every_one_of_a_name_that_counts_and_are_of_the_assets_found(matcher):
+    title, summary = "Ether falls", "ETH, and bitcoin (BTC) too; Ether again. Near miss, one more."
+    text = f"{title}\n{summary}"
+    places = matcher.places(title, summary)
+    assert [(asset_id, text[start:end]) for asset_id, start, end in places] == [
+        *[(2, "Ether"), (2, "ETH"), (1, "bitcoin"), (1, "BTC"), (2, "Ether")]
+    ]
+    assert matcher.places("", None) == []
+
+
+def test_a_name_with_evidence_once_counts_without_it_elsewhere(matcher):
+    (first, second) = matcher.places("The Compound protocol pauses", "Compound says why.")
+    assert first[0] == second[0]
+
+
+@pytest.mark.parametrize("sentence", LABELLED)
+def test_places_and_mentions_agree(matcher, sentence):
+    assert {place[0] for place in matcher.places(sentence)} == {asset_id for asset_id, _ in matcher.find(sentence)}

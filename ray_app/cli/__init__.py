@@ -26,6 +26,7 @@ COMMANDS: dict[str, str] = {
     "backfill": "backfill",
     "gaps": "gaps",
     "reprocess": "reprocess",
+    "score": "score",
     "verify": "verify",
     "sandbox": "sandbox",
 }

@@ -17,8 +17,10 @@ from sqlalchemy import Table
 from ray_app.assets import AssetRegistry
 from ray_app.collection.archive import ArchivedAt
 from ray_app.collection.polls import poll_rows
+from ray_app.editions import joined, text_hash
 from ray_app.errors import MalformedPayload, RateLimited, UpstreamError, UpstreamRejected, UpstreamUnavailable
-from ray_app.mentions import matcher_of
+from ray_app.mentions import Named, matcher_of
+from ray_app.sentiment import stance
 from ray_app.sources import endpoint
 from ray_app.sources.base import Endpoint, Exchange, Parsed, Request, Row
 from ray_app.storage.tables import (
@@ -33,10 +35,9 @@ from ray_app.storage.tables import (
     price_data_real,
     social_posts,
     stock_news,
-    text_editions,
     text_mentions,
+    text_parts,
 )
-from ray_app.storage.texts import edition_of
 
 #: tables whose rows are written as parsed; ``crypto_assets`` rows go through the registry's reconciliation
 VALUE_TABLES: dict[str, Table] = {
@@ -47,7 +48,7 @@ VALUE_TABLES: dict[str, Table] = {
     )
 }
 #: tables whose rows follow from an answer and from what the node knows: its registry, its note on the request
-DERIVED_TABLES: dict[str, Table] = {table.name: table for table in (text_mentions, text_editions, collection_polls)}
+DERIVED_TABLES: dict[str, Table] = {table.name: table for table in (text_mentions, text_parts, collection_polls)}
 
 #: tables of texts, and the column of each that follows the title
 _TEXTS = {crypto_news.name: "summary", stock_news.name: "summary", social_posts.name: "text"}
@@ -122,10 +123,8 @@ def digest(
     rows, unknown = _resolved(parsed.rows, provenance, registry)
     if polls:
         rows[collection_polls.name] = polls
-    if mentions := [row | provenance for row in _mentions(rows, registry)]:
-        rows[text_mentions.name] = mentions
-    if editions := [row | provenance for row in _editions(rows)]:
-        rows[text_editions.name] = editions
+    for table, row in of_texts(rows, registry):
+        rows.setdefault(table, []).append(row | provenance)
     return Digest("ok", None, parsed, rows, _quality(source, exchange, at, parsed, unknown), None, tuple(unknown))
 
 
@@ -152,38 +151,39 @@ def _resolved(
     return found, unknown
 
 
-def _said(rows: dict[str, list[dict[str, Any]]]) -> Iterable[tuple[str, dict[str, Any], str, str]]:
-    """Every text that says anything: its table, its row, its title and what follows it."""
+def of_texts(rows: dict[str, list[dict[str, Any]]], registry: AssetRegistry) -> list[tuple[str, dict[str, Any]]]:
+    """Rows, with their table, of what the texts name and say, as the registry knows assets at this answer."""
+    found: list[tuple[str, dict[str, Any]]] = []
     for kind, body in _TEXTS.items():
         for row in rows.get(kind, ()):
-            if row["title"] is not None or row[body] is not None:
-                yield kind, row, row["title"] or "", row[body] or ""
+            title, text = (row["title"] or "").strip(), (row[body] or "").strip()
+            if not title and not text:
+                continue
+            named = matcher_of(registry).read(title, text)
+            same = {"content_id": row["content_id"], "kind": kind, "event_version": row["event_version"]}
+            found += [(text_mentions.name, same | one) for one in _mentions(row, named)]
+            found += [(text_parts.name, same | one) for one in _parts(row, joined(title, text), named)]
+    return found
 
 
-def _mentions(rows: dict[str, list[dict[str, Any]]], registry: AssetRegistry) -> Iterable[dict[str, Any]]:
-    """Which assets the texts name, as the registry knows them at this answer."""
-    for kind, row, title, text in _said(rows):
-        published = row["published_at"] if row["published_at"] is not None else row["known_at"]
-        for asset_id, term in matcher_of(registry).find(title, text):
-            yield {
-                "content_id": row["content_id"],
-                "asset_id": asset_id,
-                "kind": kind,
-                "term": term[:100],
-                "published_at": published,
-                "event_version": row["event_version"],
-            }
+def _mentions(row: dict[str, Any], named: Named) -> Iterable[dict[str, Any]]:
+    """Which assets a text names."""
+    published = row["published_at"] if row["published_at"] is not None else row["known_at"]
+    for asset_id, term in named.mentions:
+        yield {"asset_id": asset_id, "term": term[:100], "published_at": published}
 
 
-def _editions(rows: dict[str, list[dict[str, Any]]]) -> Iterable[dict[str, Any]]:
-    """What each text says in this answer, by its hash."""
-    for kind, row, title, text in _said(rows):
+def _parts(row: dict[str, Any], text: str, named: Named) -> Iterable[dict[str, Any]]:
+    """What a text says in this answer: in whole, and of each asset it names."""
+    whole, *windows = stance.parts(text, named.places)
+    edition = text_hash(whole.text)
+    for part in (whole, *windows):
         yield {
-            "content_id": row["content_id"],
-            "edition": edition_of(title, text),
-            "kind": kind,
+            "edition": edition,
+            "asset_id": part.asset_id,
+            "text_hash": edition if part.spans is None else text_hash(part.text),
+            "spans": stance.written(part.spans),
             "known_at": row["known_at"],
-            "event_version": row["event_version"],
         }
 
 

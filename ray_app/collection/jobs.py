@@ -117,6 +117,10 @@ class JobsClient:
         answer = await self._ask("POST", f"/api/jobs/{quote(job_id, safe='')}/stop")
         return bool(self._checked(job_id, answer)["stopped"])
 
+    async def forget(self, job_id: str) -> None:
+        """Take an ended job, and what is known of it, off the cluster's list; one that is unknown or runs is left."""
+        await self._ask("DELETE", f"/api/jobs/{quote(job_id, safe='')}")
+
     async def _ask(self, method: str, path: str, **options: Any) -> httpx.Response:
         try:
             return await self._http.request(method, path, **options)

@@ -13,6 +13,7 @@ from ray_app.collection.history import HistoryKeeper
 from ray_app.collection.housekeeping import keep_house
 from ray_app.collection.jobs import JobsClient
 from ray_app.collection.manifest import keep_manifests
+from ray_app.collection.scoring import ScoringKeeper
 from ray_app.collection.supervisor import Reconciler, children_of, machines
 from ray_app.logs import configure
 from ray_app.settings import load_settings
@@ -21,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class Supervisor:
-    """Looks after the collector actors, has the history filled that is owed, and records what the archive held."""
+    """Looks after the collector actors, has owed history filled and texts scored, and records what the archive held."""
 
     def __init__(self) -> None:
         settings = load_settings()
@@ -30,11 +31,12 @@ class Supervisor:
         self._database_url = settings.resolved_database_url
         self._reconciler = Reconciler(children_of(settings), settings.ray_namespace)
         self._jobs = JobsClient.from_settings(settings)
-        history = HistoryKeeper(settings, self._jobs)
+        history, scoring = HistoryKeeper(settings, self._jobs), ScoringKeeper(settings, self._jobs)
         loop = asyncio.get_running_loop()
         self._tasks = [
             loop.create_task(self._reconciler.run(), name="reconciler"),
             loop.create_task(history.run(), name="history"),
+            loop.create_task(scoring.run(), name="scoring"),
             loop.create_task(keep_manifests(settings), name="manifests"),
             loop.create_task(keep_house(settings), name="housekeeping"),
         ]

@@ -29,6 +29,8 @@ LOGICAL_CPUS = 2
 KEPT_SESSIONS = 3
 #: bytes the directory's path may have: HAProxy takes socket paths of 97, and /h/ + a node id of 56 + /m.sock follow
 LONGEST_PRIVATE_DIR = 97 - 3 - 56 - 7
+#: where Python finds what makes its processes smaller (ray_app/lean/sitecustomize.py)
+LEAN = Path(__file__).resolve().parents[1] / "lean"
 #: a path that means the same inside a shell command and outside
 _PLAIN = re.compile(r"[\w./+@%=,:-]+", re.ASCII)
 
@@ -212,6 +214,7 @@ class Head:
             "RAY_event_stats": "0",
             "RAY_DEDUP_LOGS": "0",
             "PYTHONUNBUFFERED": "1",
+            "PYTHONPATH": os.pathsep.join(filter(None, (str(LEAN), inherited.get("PYTHONPATH")))),
         }
 
 

@@ -271,6 +271,7 @@ def last_line(text: str) -> str:
 GROUPS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("API", re.compile(r"^ray::ServeReplica:gateway")),
     ("streams", re.compile(r"^ray::ServeReplica:streams")),
+    ("sentiment", re.compile(r"^ray::ServeReplica:sentiment")),
     (
         "collectors",
         re.compile(r"^ray::(ServeReplica:collection|(?!IDLE|Serve|Proxy|HAProxy|Job|Dashboard|RuntimeEnv)[A-Z])"),

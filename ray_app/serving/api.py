@@ -34,6 +34,7 @@ from ray_app.serving.middleware import (
 from ray_app.serving.problems import CODES, MEDIA_TYPE, Problem, problem_of
 from ray_app.serving.routes import (
     admin,
+    analyze,
     assets,
     evidence,
     history,
@@ -41,13 +42,15 @@ from ray_app.serving.routes import (
     news,
     node,
     prices,
+    sentiment,
     sources,
     statements,
     stats,
 )
 
 DESCRIPTION = """
-Prices, candles, macro, on-chain and derivatives numbers, news, and the evidence for them, as collected by this node.
+Prices, candles, macro, on-chain and derivatives numbers, news and their sentiment, and the evidence for them, as
+collected by this node.
 
 * **Keys**: `Authorization: Bearer <key>` or `X-API-Key: <key>`; levels readonly < trading < master.
 * **Symbols**: ticker or coin id, any case (`BTC`, `btc`, `bitcoin`).
@@ -126,7 +129,10 @@ def _fastapi(deps: GatewayDeps) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.gateway = deps
-    for module in (node, prices, history, macro, statements, news, assets, sources, stats, evidence, admin):
+    for module in (
+        *(node, prices, history, macro, statements, news, sentiment, analyze),
+        *(assets, sources, stats, evidence, admin),
+    ):
         app.include_router(module.router)
     app.add_exception_handler(Problem, _answer_problem)
     app.add_exception_handler(HTTPException, _answer_http)

@@ -2,24 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ray import serve
+from ray.exceptions import RayActorError
+from ray.serve.exceptions import BackPressureError, RayServeException
+from ray.serve.handle import DeploymentHandle
 
 from ray_app.clock import open_clock
 from ray_app.collection.actors import EventBusClient
 from ray_app.collection.cluster import refuse_shared_sqlite
 from ray_app.collection.jobs import JobsClient
 from ray_app.collection.supervisor import machines
+from ray_app.errors import ScorerBusy
 from ray_app.health.evidence import Probe
 from ray_app.logs import configure
+from ray_app.sentiment.analysis import Analysis, Busy
 from ray_app.serving import api, deps
+from ray_app.serving.analyst import RETRY_S, Bounded
 from ray_app.serving.health_probes import redis_probe, streams_probe
 from ray_app.serving.keys import KeyRing
 from ray_app.serving.streams import StreamDeps, build_streams, status_document
 from ray_app.serving.streams import Streams as StreamsApp
 from ray_app.settings import load_settings
 from ray_app.storage.engine import Database
+
+
+class Deployed:
+    """The application ``sentiment``, by its handle: one for all requests, for it counts those that wait."""
+
+    def __init__(self) -> None:
+        self._handle: DeploymentHandle | None = None
+
+    async def analyze(self, texts: Sequence[str], domain: str) -> Analysis:
+        """What the deployment says. ScorerBusy where its queue is full, or it is not there."""
+        try:
+            if self._handle is None:
+                self._handle = serve.get_deployment_handle("Sentiment", app_name="sentiment")
+            found: Analysis | Busy = await self._handle.analyze.remote(texts, domain)
+        except BackPressureError as error:
+            raise ScorerBusy("too many wait to have texts scored", RETRY_S) from error
+        except (RayServeException, RayActorError) as error:
+            raise ScorerBusy("the application that scores texts does not answer", RETRY_S) from error
+        if isinstance(found, Busy):
+            raise ScorerBusy("too many texts wait to be scored", found.retry_after_s)
+        return found
 
 
 class Gateway:
@@ -39,6 +67,7 @@ class Gateway:
                 settings,
                 bus,
                 jobs=JobsClient.from_settings(settings),
+                analyst=Bounded(Deployed()),
                 probes={"streams": self._ask_streams, "redis": ask_redis},
                 echo_request_id=False,  # Serve adds X-Request-ID to answers itself
             )

@@ -27,6 +27,7 @@ from ray_app.collection.store import PRICE_CHANNEL, TICK_CHANNEL
 from ray_app.errors import StorageError
 from ray_app.health.evidence import Probe
 from ray_app.health.report import HealthReporter, ProbeFunction
+from ray_app.serving.analyst import Analyst, Away
 from ray_app.serving.evidence import Measured
 from ray_app.serving.feed import OutboxFeed
 from ray_app.serving.health_probes import bus_probe
@@ -112,6 +113,8 @@ class GatewayDeps:
     health: HealthProvider
     stats: StatsProvider
     jobs: JobsClient
+    #: scores the texts of requests
+    analyst: Analyst = field(default_factory=Away)
     #: names that /admin/collect takes
     collectors: tuple[str, ...] = tuple(COLLECTORS)
     #: Ray Serve adds X-Request-ID to answers itself
@@ -152,13 +155,15 @@ def open_gateway(
     hotline: Hotline | None = None,
     *,
     jobs: JobsClient | None = None,
+    analyst: Analyst | None = None,
     probes: Mapping[str, ProbeFunction] | None = None,
     echo_request_id: bool = True,
 ) -> GatewayDeps:
     """Everything a gateway needs, from the settings alone (blocking).
 
     ``hotline``: the event bus, if there is one; without it the outbox is polled. ``jobs``: default the Ray cluster of
-    ``RAY_DASHBOARD_URL``. ``probes``: how health asks what only the caller can reach (``streams``, ``redis``).
+    ``RAY_DASHBOARD_URL``. ``analyst``: who scores texts; default: nobody. ``probes``: how health asks what only the
+    caller can reach (``streams``, ``redis``).
 
     A database that does not answer now is no error: what needs it answers 503 until it does.
     """
@@ -198,6 +203,7 @@ def open_gateway(
         health=HealthReporter(db, clock, settings, probes=dict(probes or {}) | {"event_bus": ask_bus}),
         stats=StoredStats(db, clock, assets, settings),
         jobs=jobs if jobs is not None else RayJobs.from_settings(settings),
+        analyst=analyst if analyst is not None else Away(),
         echo_request_id=echo_request_id,
         background={
             "API keys": every(REFRESH_S, "API keys", keyring.refresh),

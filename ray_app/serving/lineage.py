@@ -27,7 +27,7 @@ TABLES: Final[dict[str, Table]] = {
         *(tables.price_data_real, tables.ohlc_data, tables.market_data),
         *(tables.macro_indicators, tables.onchain_data, tables.derivatives_data, tables.fear_greed),
         *(tables.crypto_news, tables.stock_news, tables.social_posts, tables.text_mentions),
-        tables.text_editions,
+        tables.text_parts,
     )
 }
 #: rows of one answer

@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 from sqlalchemy.exc import SQLAlchemyError
 
-from ray_app.errors import CryptoDataError, SchemaDrift, StorageError, UnknownSymbol
+from ray_app.errors import CryptoDataError, SchemaDrift, ScorerBusy, StorageError, UnknownSymbol
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +76,8 @@ def problem_of(error: BaseException, request_id: str) -> Problem:
         return error
     if isinstance(error, UnknownSymbol):
         return Problem("INVALID_SYMBOL", str(error), near=list(error.near))
+    if isinstance(error, ScorerBusy):
+        return Problem("SERVICE_UNAVAILABLE", str(error), headers={"Retry-After": str(error.retry_after_s)})
     if isinstance(error, SchemaDrift):
         logger.error("request %s: the database's schema is not ours: %s", request_id, error)
         return Problem("SERVICE_UNAVAILABLE", "the database is being migrated", headers={"Retry-After": "30"})

@@ -104,12 +104,12 @@ def replace_fetches(conn: Connection, rows: Sequence[Mapping[str, Any]]) -> None
 
 def add_quality_events(conn: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     """Record what was wrong with a body; of several fetches of the same body the earliest is kept."""
-    _earliest_wins(conn, data_quality_events, rows, ("fetched_at", "source", "detail"))
+    earliest_wins(conn, data_quality_events, rows, ("fetched_at", "source", "detail"))
 
 
 def add_dead_letters(conn: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     """Record bodies that could not be parsed; of several fetches of the same body the earliest is kept."""
-    _earliest_wins(conn, dead_letters, rows, ("fetched_at", "parser_version", "error"))
+    earliest_wins(conn, dead_letters, rows, ("fetched_at", "parser_version", "error"))
 
 
 def drop_dead_letters(conn: Connection, keys: Iterable[tuple[str, str]]) -> None:
@@ -144,8 +144,8 @@ def save_shape(conn: Connection, source: str, shape: str, updated_at: int) -> No
     conn.execute(update(endpoint_shapes).where(endpoint_shapes.c.source == source).values(values))
 
 
-def _earliest_wins(conn: Connection, table: Table, rows: Sequence[Mapping[str, Any]], order: tuple[str, ...]) -> None:
-    """Upsert in which the lowest ``order`` tuple wins the whole row."""
+def earliest_wins(conn: Connection, table: Table, rows: Sequence[Mapping[str, Any]], order: tuple[str, ...]) -> None:
+    """Upsert in which the lowest ``order`` tuple (of columns that are never NULL) wins the whole row."""
     if not rows:
         return
     key = [column.name for column in table.primary_key.columns]

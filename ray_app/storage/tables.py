@@ -9,6 +9,7 @@ Conventions, without exception:
 * Every table of upstream values ends with the **order columns** ``event_version, fetched_at, parser_version,
   payload_hash``: the total order under which a write wins (storage/upsert.py), and at once its provenance:
   ``fetched_at`` is when this node took the value in, ``payload_hash`` names the archived body it was parsed from.
+* ``Table.info["order"]`` names the order of a table that is computed, from no single payload.
 * ``Table.info["earliest"]`` names columns that keep the smallest value ever written, whatever the order.
 """
 
@@ -325,6 +326,7 @@ social_posts = Table(
     Column("deleted_at", BigInteger, comment="ms: seen deleted; author and text are gone"),
     *_order_columns(),
     Index(None, "published_at"),
+    Index(None, "known_at"),
     Index(None, "platform", "community", "published_at"),
     info={"earliest": ("known_at",)},
     **MYSQL,
@@ -344,16 +346,77 @@ text_mentions = Table(
     **MYSQL,
 )
 
-#: a text keeps one row, as last read; since when the node knows what it says, and whom it names, stands here
-text_editions = Table(
-    "text_editions",
+# --- what models make of texts ---------------------------------------------------------------------------------
+
+#: what the editions of a text say: in whole (asset 0) and of each asset they name. A text keeps one row, as last read;
+#: since when the node knows what it says stands here. No words do: the parts of a deleted text may stay
+text_parts = Table(
+    "text_parts",
     metadata,
     Column("content_id", _code(64), primary_key=True),
     Column("edition", _code(64), primary_key=True, comment="SHA-256 of title and text, hex"),
+    Column(
+        "asset_id",
+        Integer,
+        primary_key=True,
+        autoincrement=False,
+        comment="whom this part of the text is about (sentiment/stance.py); 0: the whole text",
+    ),
+    Column("text_hash", _code(64), primary_key=True, comment="SHA-256 of its words, hex; of a whole the edition"),
     Column("kind", _code(16), nullable=False, comment="crypto_news, stock_news, social_posts"),
+    Column("spans", Text, comment="start:end of the words in title and text (editions.py); NULL: the whole text"),
     Column("known_at", BigInteger, nullable=False, comment="ms: first fetch of this edition"),
     *_order_columns(),
+    Index(None, "kind", "known_at", "content_id", "asset_id", "text_hash"),
     info={"earliest": ("known_at",)},
+    **MYSQL,
+)
+
+text_scores = Table(
+    "text_scores",
+    metadata,
+    Column("text_hash", _code(64), primary_key=True),
+    Column("model", _code(32), primary_key=True, comment="cryptobert, finbert, vader, textblob, lexicon"),
+    Column("revision", _code(64), primary_key=True, comment="of the model and its data: each scores a text once, ever"),
+    Column("score", Double, comment="-1 to 1; NULL: not to be scored, see reason"),
+    Column("p_negative", Double, comment="0 to 1; NULL with a score: the model has no probabilities"),
+    Column("p_neutral", Double),
+    Column("p_positive", Double),
+    Column("reason", String(200), comment="why there is no score"),
+    Column("known_at", BigInteger, nullable=False, comment="ms: when this node first had the score"),
+    Column("run_id", _code(64), nullable=False, comment="which run wrote it"),
+    Index(None, "model", "revision", "known_at"),
+    **MYSQL,
+)
+
+sentiment_aggregation = Table(
+    "sentiment_aggregation",
+    metadata,
+    Column("asset_id", Integer, primary_key=True, autoincrement=False, comment="0: of a market"),
+    Column("scope", _code(16), primary_key=True, comment="asset, crypto, stock"),
+    Column("model", _code(32), primary_key=True, comment="as in text_scores; ensemble"),
+    Column("source", _code(16), primary_key=True, comment="news, reddit, x, …; all: together"),
+    Column("window_s", Integer, primary_key=True, autoincrement=False, comment="seconds: 1 h, 4 h, 24 h, 7 d"),
+    Column("window_end", BigInteger, primary_key=True, autoincrement=False, comment="ms: a full hour"),
+    Column("sentiment_volume", Integer, nullable=False, comment="texts with a score; 0: all other values are NULL"),
+    Column("avg_sentiment", Double, comment="mean score, -1 to 1"),
+    Column("weighted_sentiment", Double, comment="by confidence"),
+    Column("engagement_weighted_sentiment", Double, comment="by log(1 + engagement)"),
+    Column("verified_user_sentiment", Double, comment="mean of verified authors"),
+    Column("sentiment_positive", Double, comment="share of texts, 0 to 1"),
+    Column("sentiment_neutral", Double, comment="share of texts, 0 to 1"),
+    Column("sentiment_negative", Double, comment="share of texts, 0 to 1"),
+    Column("avg_confidence", Double, comment="0 to 1"),
+    Column("sentiment_dispersion", Double, comment="standard deviation of the scores"),
+    Column("sentiment_momentum", Double, comment="avg_sentiment less that of the window before"),
+    Column("total_engagement", BigInteger),
+    Column("unique_authors", Integer),
+    Column("known_at", BigInteger, nullable=False, comment="ms: when this node first had the window"),
+    Column("rules_version", Integer, nullable=False, comment="of the aggregation: newer rules win"),
+    Column("computed_at", BigInteger, nullable=False, comment="ms"),
+    Column("values_hash", _code(64), nullable=False, comment="SHA-256 of the values, hex"),
+    Index(None, "window_end", "window_s"),
+    info={"earliest": ("known_at",), "order": ("rules_version", "computed_at", "values_hash")},
     **MYSQL,
 )
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 
 from sqlalchemy import Connection, delete, exists, or_, select
 
 from ray_app.storage.lookup import rows_of_keys
-from ray_app.storage.tables import social_posts, text_editions, text_mentions
+from ray_app.storage.tables import social_posts, text_mentions, text_parts
 
 _IN_LIST = 1_000
 
@@ -28,15 +27,10 @@ def posts_to_look_at(conn: Connection, platform: str, since: int, limit: int) ->
     return [content_id.partition(":")[2] for content_id in conn.scalars(query)]
 
 
-def edition_of(title: str | None, text: str | None) -> str:
-    """The id of what a text says: SHA-256 of its title and what follows it (``summary``, ``text``), hex."""
-    said = f"{title or ''}\0{text or ''}"
-    return hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()
-
-
 def editions_known_at(conn: Connection, editions: Iterable[tuple[str, str]]) -> dict[tuple[str, str], int]:
     """Of (content_id, edition): the ms of its first fetch."""
-    found = rows_of_keys(conn, text_editions, sorted(set(editions)), ("content_id", "edition", "known_at"))
+    keys = [(content_id, edition, 0, edition) for content_id, edition in sorted(set(editions))]
+    found = rows_of_keys(conn, text_parts, keys, ("content_id", "edition", "known_at"))
     return {(content_id, edition): known_at for content_id, edition, known_at in found}
 
 

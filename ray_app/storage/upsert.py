@@ -35,8 +35,12 @@ def key_columns(table: Table) -> tuple[str, ...]:
 
 
 def order_columns(table: Table) -> tuple[str, ...]:
-    """The part of the total order the table has, most significant first; columns of the key cannot differ."""
-    found = tuple(name for name in ORDER_COLUMNS if name in table.columns and not table.columns[name].primary_key)
+    """The part of the total order the table has, most significant first; columns of the key cannot differ.
+
+    ``Table.info["order"]`` names another: of what is computed here, from no single payload.
+    """
+    order = table.info.get("order", ORDER_COLUMNS)
+    found = tuple(name for name in order if name in table.columns and not table.columns[name].primary_key)
     if not found:
         raise StorageError(f"{table.name} has none of {', '.join(ORDER_COLUMNS)}: it has no guarded upsert")
     return found

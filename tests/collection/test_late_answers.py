@@ -22,13 +22,13 @@ from ray_app.storage import source_queries
 from ray_app.storage.engine import Database
 from ray_app.storage.migrate import upgrade
 from ray_app.storage.source_queries import MACRO
-from ray_app.storage.tables import macro_indicators, social_posts, text_mentions
+from ray_app.storage.tables import macro_indicators, social_posts, text_mentions, text_parts
 from tests.collection.world import DAY, HOUR, MINUTE, START, small_registry
 from tests.sources.samples_social import listing, post
 
 NAME = "t3_1abcde"
 SP500 = ("SP500", "fred.observations")
-TEXTS = (social_posts, text_mentions)
+TEXTS = (social_posts, text_mentions, text_parts)
 
 
 @pytest.fixture
@@ -167,7 +167,7 @@ def test_an_archive_that_holds_a_deletion_is_rebuilt_to_what_the_node_had(db, re
         copies.append(copy)
     tables = (*TEXTS, macro_indicators)
     assert reprocess.differences(*copies, tables) == []
-    assert [len(stored(copies[0], [table])) for table in tables] == [1, 0, 2]
+    assert [len(stored(copies[0], [table])) for table in tables] == [1, 0, 2, 2]
     take_in(db, registry, answers)
     but_for_payload_hash = slice(-1)
     assert [row[but_for_payload_hash] for row in stored(db, tables)] == [

@@ -13,7 +13,7 @@ import pytest
 
 from ray_app.errors import NodeError
 from ray_app.node import head as head_module
-from ray_app.node.head import KEPT_SESSIONS, LONGEST_PRIVATE_DIR, Head, ensure_token, private_dir_of
+from ray_app.node.head import KEPT_SESSIONS, LEAN, LONGEST_PRIVATE_DIR, Head, ensure_token, private_dir_of
 from ray_app.node.ports import Ports
 
 #: Linux' sun_path without its final NUL
@@ -146,10 +146,17 @@ def test_clearing_what_is_not_there_is_fine(head):
 
 def test_what_points_at_another_cluster_is_dropped_and_the_rest_stays(head):
     environment = head.environment(
-        {"RAY_ADDRESS": "10.0.0.1:6379", "RAY_AUTH_TOKEN": "theirs", "RAY_NODE_ID": "x", "HTTPS_PROXY": "http://proxy"}
+        {
+            "RAY_ADDRESS": "10.0.0.1:6379",
+            "RAY_AUTH_TOKEN": "theirs",
+            "RAY_NODE_ID": "x",
+            "HTTPS_PROXY": "http://proxy",
+            "PYTHONPATH": "/opt/mine",
+        }
     )
     assert not {"RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_NODE_ID"} & environment.keys()
     assert environment["HTTPS_PROXY"] == "http://proxy"
+    assert environment["PYTHONPATH"] == f"{LEAN}{os.pathsep}/opt/mine"
     assert environment["RAY_AUTH_MODE"] == "token"
 
 

@@ -74,13 +74,18 @@ def test_the_check_finds_a_misspelt_key_at_every_level(path, key):
 
 def test_ray_serve_takes_the_values():
     parsed = ServeDeploySchema.model_validate(CONFIG)
-    assert [application.name for application in parsed.applications] == ["gateway", "streams", "collection"]
+    assert [application.name for application in parsed.applications] == [
+        "gateway",
+        "streams",
+        "sentiment",
+        "collection",
+    ]
     assert parsed.http_options.request_timeout_s is None, "it would cut every WebSocket at that second"
 
 
 def test_the_applications_are_served_where_clients_look():
     routes = {name: application["route_prefix"] for name, application in APPLICATIONS.items()}
-    assert routes == {"gateway": "/", "streams": "/ws", "collection": None}
+    assert routes == {"gateway": "/", "streams": "/ws", "sentiment": None, "collection": None}
 
 
 @pytest.mark.parametrize("name", APPLICATIONS)

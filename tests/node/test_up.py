@@ -164,7 +164,7 @@ def test_the_dashboard_shows_collectors_jobs_and_applications_by_their_names(nod
     assert names["EventBus"] == "event-bus"
     applications = node.dashboard("/api/serve/applications/").json()["applications"]
     assert {name: application["status"] for name, application in applications.items()} == dict.fromkeys(
-        ("gateway", "streams", "collection"), "RUNNING"
+        ("gateway", "streams", "sentiment", "collection"), "RUNNING"
     )
 
     def backfills() -> list[str]:

@@ -13,6 +13,9 @@ from ray_app.assets import Asset, AssetRegistry
 from ray_app.clock import HOUR_MS, ManualClock
 from ray_app.collection.jobs import JobError, JobInfo
 from ray_app.health.report import HealthReporter
+from ray_app.sentiment.analysis import Analysis, Said
+from ray_app.sentiment.ensemble import WEIGHTS, Ensemble
+from ray_app.sentiment.vocabulary import TextScore
 from ray_app.serving.api import Gateway, build_api
 from ray_app.serving.deps import GatewayDeps, StoredRegistry
 from ray_app.serving.keys import KeyRing, Level
@@ -114,6 +117,24 @@ class RecordingJobs:
         return JobInfo(job_id, "FAILED", "failed with exit code 1\n/work/secret.py line 3", "python x", NOW, None)
 
 
+class FixedAnalyst:
+    """The lexicon finds every text as good; the other models are not there. ``asked``: what of it and with what."""
+
+    SAID = TextScore(0.5, (0.125, 0.25, 0.625))
+    AWAY = TextScore(None, None, "model unavailable: it is being fetched or loaded")
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[tuple[str, ...], str]] = []
+        self.error: Exception | None = None
+
+    async def analyze(self, texts: Sequence[str], domain: str) -> Analysis:
+        self.asked.append((tuple(texts), domain))
+        if self.error is not None:
+            raise self.error
+        scores = {model: self.SAID if model == "lexicon" else self.AWAY for model in WEIGHTS[domain]}
+        return Analysis([Said(scores, Ensemble(domain).combine(scores)) for _ in texts], {"lexicon": "1-abc"})
+
+
 class World:
     """The gateway, and what it stands on. ``client`` talks to it without a server."""
 
@@ -129,6 +150,7 @@ class World:
         board = PriceBoard(stored)
         self.keeper = BoardKeeper(board, db, lambda _after: None)
         self.jobs = RecordingJobs()
+        self.analyst = FixedAnalyst()
         options = {"access_log": False, "rate_limit_requests": 10_000} | settings
         chosen = Settings(_env_file=None, **options)
         self.deps = GatewayDeps(
@@ -142,6 +164,7 @@ class World:
             health=HealthReporter(db, self.clock, chosen, keep_s=0),
             stats=StoredStats(db, self.clock, stored, chosen),
             jobs=self.jobs,
+            analyst=self.analyst,
             now_s=lambda: self.now_s,
         )
         self.keys = {level: keyring.create(f"test {level.name}", level) for level in Level}

@@ -28,6 +28,7 @@ from ray_app.storage import records
 from ray_app.storage.engine import Database
 from ray_app.storage.tables import collector_leases, data_quality_events
 from tests.serving.gateway_world import BTC, ETH, NOW, RecordingJobs, World, candle_row, market
+from tests.serving.sentiment_world import add_sentiment
 from tests.serving.source_world import add_sources, archived, put
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "api.md").read_text()
@@ -63,7 +64,7 @@ class SuccessfulJobs(RecordingJobs):
 def world(sqlite_db: Database, tmp_path: Path) -> World:
     """The market of the page on 2026-11-24 at 08:00 UTC: an hour of Bitcoin's is owed, everything else is well."""
     off = tuple(kind.name for kind in FEED_COLLECTORS if kind.name != "macro-fred")  # which has no key
-    found = add_sources(market(sqlite_db, data_dir=tmp_path, collectors_off=off))
+    found = add_sentiment(add_sources(market(sqlite_db, data_dir=tmp_path, collectors_off=off)))
     _, provenance = archived(found, FOLLOWED + 7_250, "coingecko.global", "/global")
     put(found, "market_data", GLOBAL | provenance)
     found.db.run(lambda conn: conn.execute(insert(data_quality_events), [FINDING]))

@@ -23,6 +23,7 @@ NASTY = st.sampled_from(
         *("2026-11-24T08:00:00+23:59", "2026-11-24T08:00:00-14:00", "2026-11-24T24:00:00Z", "2026-11-24T07:59:60Z"),
         *("5m", "15m", "1h", "4h", "1d", "usd", "eur", "prices", "candles-3600", "owed", "active"),
         *("UNRATE", "vix", "macro_indicators", "ohlc_data", "asset=BTC", "indicator_name=UNRATE,source=fred", "{}"),
+        *("market", "news,reddit", "24h"),
         *("funding_rate", "binance", "1776-07-04", "1000-01-01", "crypto", "a%_|b", '{"asset_id": 1e400}'),
         # positions: of a macro history, of an on-chain list, of news, of findings
         "eyJnMCI6ImZyZWQub2JzZXJ2YXRpb25zIiwiYXQiOjEsInN0YXJ0IjowLCJlbmQiOjJ9",
@@ -59,6 +60,8 @@ NAMES = st.sampled_from(
         "table",
         "key",
         "account",
+        "timeframe",
+        "sources",
     ]
 )
 PATHS = st.sampled_from(
@@ -78,6 +81,8 @@ PATHS = st.sampled_from(
         "/api/v1/news/crypto/latest",
         "/api/v1/news/stock/latest",
         "/api/v1/news/search",
+        "/api/v1/sentiment/crypto/{}",
+        "/api/v1/sentiment/stock/{}",
         "/api/v1/stats/quality",
         "/api/v1/stats/lineage",
         "/api/v1/sources",
@@ -146,6 +151,22 @@ async def test_no_body_is_a_500(world, path, body):
     async with world.client(Level.master) as client:
         headers = {"content-type": "application/json"}
         documented(await client.post(f"/api/v1/admin/{path}", content=content, headers=headers))
+
+
+texts = st.lists(VALUES, max_size=3)
+asked = st.fixed_dictionaries(
+    {}, optional={"texts": texts | json_values, "text": VALUES, "domain": VALUES, "symbol": VALUES}
+)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(path=st.sampled_from(["/api/v1/sentiment/analyze", "/analyze-sentiment", "/batch-analyze"]), body=asked)
+async def test_no_text_is_a_500(world, path, body):
+    import json
+
+    async with world.client() as client:
+        headers = {"content-type": "application/json"}
+        documented(await client.post(path, content=json.dumps(body).encode(), headers=headers))
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])

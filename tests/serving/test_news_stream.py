@@ -16,13 +16,14 @@ from ray_app.collection.digest import digest
 from ray_app.collection.housekeeping import one_round
 from ray_app.collection.news_events import NEWS_CHANNEL
 from ray_app.collection.store import Item, write
+from ray_app.editions import edition_of
 from ray_app.serving import news_stream
 from ray_app.settings import Settings
 from ray_app.sources import ENDPOINTS
 from ray_app.sources.base import Exchange
 from ray_app.storage import news_queries, outbox, registry
 from ray_app.storage.engine import Database
-from ray_app.storage.texts import edition_of, editions_known_at
+from ray_app.storage.texts import editions_known_at
 from tests.serving.stream_world import KEY, World, serving
 
 pytestmark = pytest.mark.integration

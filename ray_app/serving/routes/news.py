@@ -11,6 +11,7 @@ from sqlalchemy import Connection
 
 from ray_app.clock import DAY_MS, iso
 from ray_app.collection.news_events import TEASER, teaser
+from ray_app.editions import edition_of
 from ray_app.serving.deps import GatewayDeps
 from ray_app.serving.keys import Level
 from ray_app.serving.licensing import attributions, level_of, shown, withheld
@@ -31,7 +32,7 @@ from ray_app.serving.routes.answers import (
 from ray_app.serving.routes.history import moment
 from ray_app.serving.routes.prices import ok
 from ray_app.storage import news_queries
-from ray_app.storage.texts import edition_of, editions_known_at
+from ray_app.storage.texts import editions_known_at
 
 router = APIRouter(prefix="/api/v1/news", tags=["news"], dependencies=[Depends(requires(Level.readonly))])
 
