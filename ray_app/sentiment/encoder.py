@@ -146,7 +146,8 @@ class FirstToken:
             means.append(weights @ block)
             done += texts
         answer = torch.cat(means).transpose(0, 1) @ self._values  # heads, texts, hidden / heads
-        return answer.transpose(0, 1).reshape(asking.shape) + self._bias
+        placed: Tensor = answer.transpose(0, 1).reshape(asking.shape) + self._bias
+        return placed
 
 
 class Packed:

@@ -109,7 +109,6 @@ class Scorer:
         options = options or ScorerOptions()
         if options.threads:
             torch.set_num_threads(options.threads)
-        torch.set_flush_denormal(True)  # numbers below 1e-38 are nothing to a softmax and a hundred times slower
         device = torch.device(options.device)
         precision = options.precision or _best_precision(device)
         if (precision == "fp16" and device.type == "cpu") or (precision == "int8" and device.type != "cpu"):

@@ -72,5 +72,5 @@ async def test_a_job_that_the_cluster_lost_is_followed_by_the_next():
     await looked(cluster, "RUNNING")
     keeper = ScoringKeeper(Settings(_env_file=None, origin="sandbox"), cluster)
     keeper._last = "score-unknown"
-    await keeper.look(ManualClock(START + 1))
+    await keeper.look(ManualClock(START + 60_000))
     assert len(cluster.jobs) == 2

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import warnings
 from collections.abc import Iterator
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
@@ -11,14 +10,11 @@ from typing import Any, Union, get_args, get_origin
 import pytest
 import yaml
 from pydantic import BaseModel
+from ray.serve.schema import ServeDeploySchema
 
 from ray_app.node.origin import Choice
 from ray_app.node.plan import SERVE_CONFIG, Options, Plan
 from ray_app.settings import Settings
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # Ray's own use of pydantic
-    from ray.serve.schema import ServeDeploySchema
 
 CONFIG: dict[str, Any] = yaml.safe_load(SERVE_CONFIG.read_text())
 APPLICATIONS = {application["name"]: application for application in CONFIG["applications"]}

@@ -118,7 +118,8 @@ async def analyze_sentiment(order: TextOrder, deps: Gateway) -> Response:
     asset = registry.resolve(order.symbol).asset if order.symbol is not None else None
     words = await asyncio.to_thread(_words_about, asset, order.text, registry) if asset is not None else None
     _, texts = await _ask(deps, [order.text if words is None else words], "crypto")
-    return _answer(_earlier(order.text, asset and asset.symbol, words, texts[0], deps.clock.now_ms()))
+    symbol = asset.symbol if asset is not None else None
+    return _answer(_earlier(order.text, symbol, words, texts[0], deps.clock.now_ms()))
 
 
 @router.post("/batch-analyze", summary="Score texts, as the earlier system did")
