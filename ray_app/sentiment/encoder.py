@@ -227,10 +227,10 @@ def _layer(layer: Any, attention: Attention, linear: Any) -> Layer:
         linear(layer.attention.output.dense, overwrite=True),
         layer.attention.output.LayerNorm,
         linear(layer.intermediate.dense, overwrite=False),
-        linear(layer.output.dense, overwrite=True),
+        linear(layer.output.dense, overwrite=True, after_gelu=True),
         layer.output.LayerNorm,
     )
 
 
-def _keep(linear: nn.Linear, *, overwrite: bool) -> nn.Module:  # noqa: ARG001 - as Int8Linear is called
+def _keep(linear: nn.Linear, *, overwrite: bool, after_gelu: bool = False) -> nn.Module:  # noqa: ARG001 - as Int8Linear
     return linear
