@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
 
 from ray_app.cli.times import MOMENT
 from ray_app.errors import ConfigError
+from ray_app.sentiment.vocabulary import LEXICONS
 
 if TYPE_CHECKING:
     from ray_app.scoring.run import Progress, Wanted
@@ -82,14 +84,22 @@ def _run(settings: Settings, wanted: Wanted, address: str | None, *, aggregate: 
         # a revision of one's own is not the application's
         deployed = settings.sentiment_scorer == "deployment" and wanted.revision is None
         address = address or os.environ.get("RAY_ADDRESS") or "local"
+        done: dict[str, Progress] = {}
         with RayDataPool(settings, address, deployed=deployed) as pool:
-            done = score_texts(settings, db, wanted, pool, _Printer().show)
-        if aggregate:
-            hours = aggregate_hours(db, open_clock(settings.epoch_file).now_ms())
-            click.echo(f"{hours} hours aggregated", err=True)
+            for some in _quick_and_slow(wanted):
+                done |= score_texts(settings, db, some, pool, _Printer().show)
+                if aggregate:
+                    hours = aggregate_hours(db, open_clock(settings.epoch_file).now_ms())
+                    click.echo(f"{hours} hours aggregated", err=True)
         return done
     finally:
         db.dispose()
+
+
+def _quick_and_slow(wanted: Wanted) -> list[Wanted]:
+    """Lexicons, then weights: hours are not to wait for those."""
+    parts = [[name for name in wanted.models if (name in LEXICONS) is quick] for quick in (True, False)]
+    return [replace(wanted, models=names) for names in parts if names]
 
 
 class _Printer:

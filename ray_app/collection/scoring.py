@@ -47,14 +47,14 @@ class ScoringKeeper:
         """Until cancelled; survives a job server that is away. Never looks where SCORING_INTERVAL is 0."""
         clock = open_clock(self._settings.epoch_file)
         interval_s = max(self._settings.scoring_interval_s, LEAST_S * clock.scale)
+        await clock.sleep(LEAST_S * clock.scale)  # the first: what a node has when it starts, it has by then
         while True:
-            await clock.sleep(interval_s)
-            if self._settings.scoring_interval_s == 0:
-                continue
             try:
-                await self.look(clock)
+                if self._settings.scoring_interval_s > 0:
+                    await self.look(clock)
             except CryptoDataError as error:
                 log.warning("scoring: no job can be started (%s); trying again", error)
+            await clock.sleep(interval_s)
 
     async def look(self, clock: Clock) -> None:
         """Start a job, unless the last one is still at it."""

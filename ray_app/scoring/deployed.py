@@ -28,7 +28,8 @@ Ask = Callable[[str, Sequence[str]], Scores | Busy]
 
 def is_deployed() -> bool:
     """Whether the cluster that this process is connected to runs the application."""
-    return APPLICATION in serve.status().applications
+    found = serve.status().applications.get(APPLICATION)
+    return found is not None and found.status == "RUNNING"
 
 
 def handle_ask() -> Ask:

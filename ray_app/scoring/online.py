@@ -37,6 +37,7 @@ _PUBLIC: Final[dict[type[ModelUnavailable], str]] = {
     ModelOutOfMemory: "it does not fit the memory of its device",
 }
 _BROKEN: Final = "it cannot be loaded; the node's log says why"
+_FAILS: Final = "it fails; the node's log says how"
 NOT_WANTED: Final = "it is not among SENTIMENT_MODELS"
 
 
@@ -69,6 +70,8 @@ class Shelf:
         self._open = opened
         self.opened: dict[str, Opened] = {}
         members = {model for weights in WEIGHTS.values() for model in weights}
+        #: batches in a row that a model failed, not knowing why
+        self.failures = 0
         self.missing = {name: LOADING if name in settings.sentiment_models else NOT_WANTED for name in members}
 
     async def run(self) -> None:
@@ -95,12 +98,7 @@ class Shelf:
         return True
 
     def _opened(self, name: str) -> Opened:
-        try:
-            found = self._plan(self._settings, name)
-        except ModelMissing:
-            if not self._fetch:
-                raise
-            found = self._plan(self._settings, name, fetch=True)
+        found = self._plan(self._settings, name, fetch=self._fetch)
         return Opened(found.revision, self._open(replace(found, device=self._device)))
 
     def say(self, name: str, texts: Sequence[str]) -> list[TextScore]:
@@ -109,10 +107,17 @@ class Shelf:
         if found is None:
             return [_unavailable(self.missing.get(name, LOADING))] * len(texts)
         try:
-            return found.score(texts)
+            said = found.score(texts)
         except ModelUnavailable as error:
             log.warning("%s", error)
             return [_unavailable(_public(error))] * len(texts)
+        except Exception:  # of torch, or of a device that is lost: the other models answer without this one
+            log.exception("%s fails", name)
+            self.failures += 1
+            return [_unavailable(_FAILS)] * len(texts)
+        if name not in LEXICONS:
+            self.failures = 0
+        return said
 
 
 def _unavailable(why: str) -> TextScore:

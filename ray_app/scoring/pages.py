@@ -34,7 +34,8 @@ _REMEMBERED: Final = 100_000
 class Page:
     """Parts of one kind after a cursor (None: from the first) up to another.
 
-    ``skip``: words among them that an earlier page scores. ``revision`` None: parts that no revision has scored.
+    ``parts``: those whose words are still there. ``skip``: words among them that an earlier page scores. ``revision``
+    None: parts that no revision has scored.
     """
 
     kind: str
@@ -65,6 +66,7 @@ def pages(
     """The pages of what the model has not scored, oldest first.
 
     ``rescore``: what this revision has not scored, else what no revision of the model has. ``limit``: parts, about.
+    Parts whose words are gone are passed over: what they said may be another text's words, too.
     """
     size = LEXICON_PARTS if plan.local is None else TRANSFORMER_PARTS
     revision = plan.revision if rescore else None
@@ -75,15 +77,17 @@ def pages(
             most = size if limit is None else min(size, limit)
             with db.read() as conn:
                 rows = queries.unscored(conn, kind, plan.name, revision, since=since, after=after, limit=most)
+                here = {text["text_hash"] for text in queries.texts_of_parts(conn, kind, rows)}
             if not rows:
                 break
             until = queries.place_of(rows[-1])
-            skip = frozenset(row.text_hash for row in rows if row.text_hash in seen)
-            if len(skip) < len({row.text_hash for row in rows}):
-                yield Page(kind, revision, since, after, until, len(rows), skip)
-            _remember(seen, (row.text_hash for row in rows))
+            parts = sum(row.text_hash in here for row in rows)
+            skip = frozenset(key for key in here if key in seen)
+            if len(skip) < len(here):
+                yield Page(kind, revision, since, after, until, parts, skip)
+            _remember(seen, here)
             after = until
-            limit = None if limit is None else limit - len(rows)
+            limit = None if limit is None else limit - parts
 
 
 def _remember(seen: OrderedDict[str, None], hashes: Iterable[str]) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, Literal
 
+from ray_app.errors import ModelIncomplete, ModelMissing
 from ray_app.sentiment import lexicons, models
 from ray_app.sentiment.ensemble import WEIGHTS
 from ray_app.sentiment.models import LocalModel, ModelSpec
@@ -53,12 +52,18 @@ def spec_of(settings: Settings, name: str, revision: str | None = None) -> Model
 def plan(settings: Settings, name: str, revision: str | None = None, *, fetch: bool = False) -> ModelPlan:
     """The plan of a model by name. ModelUnavailable says why there is none.
 
-    ``revision``: of the hub, instead of the settings'. ``fetch``: bring what is not here; that may take minutes.
+    ``revision``: of the hub, instead of the settings'. ``fetch``: bring what is not here, or not whole; that may take
+    minutes. What is here is not asked for again: a model stays the one it was until somebody names another revision.
     """
     if name in LEXICONS:
         return ModelPlan(name, lexicons.load(name).revision)
-    bring: Callable[[ModelSpec, Path], LocalModel] = models.fetch if fetch else models.resolve
-    local = bring(spec_of(settings, name, revision), settings.models_dir)
+    spec = spec_of(settings, name, revision)
+    try:
+        local = models.resolve(spec, settings.models_dir)
+    except (ModelMissing, ModelIncomplete):
+        if not fetch:
+            raise
+        local = models.fetch(spec, settings.models_dir)
     device = "cuda" if settings.sentiment_actor_gpus else "cpu"
     return ModelPlan(name, local.revision, local, device, settings.sentiment_precision, settings.sentiment_threads)
 
@@ -70,8 +75,7 @@ def open_model(plan: ModelPlan) -> Score:
         return lambda texts: list(lexicon.scores(texts))
     from ray_app.sentiment.scorer import Scorer, ScorerOptions
 
-    threads = plan.threads or len(os.sched_getaffinity(0))  # Ray would leave an actor of half a processor one
-    scorer = Scorer.load(plan.local, ScorerOptions(plan.device, plan.precision, threads))
+    scorer = Scorer.load(plan.local, ScorerOptions(plan.device, plan.precision, plan.threads))
 
     def score(texts: Sequence[str]) -> list[TextScore]:
         return [TextScore(one.score, one.probabilities, one.reason) for one in scorer.score(texts)]

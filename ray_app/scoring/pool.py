@@ -21,6 +21,8 @@ from ray_app.storage.engine import Database
 _OWN: Final[dict[str, Any]] = {"include_dashboard": False, "object_store_memory": 100_000_000}
 #: pages that are done here, one after the other, where no weights have to be loaded: a pool takes seconds to start
 _FEW: Final = 3
+#: seconds in which the first actor has to start
+_PATIENCE_S: Final = 600
 #: while the pages of one are scored by the application, another reads and stores
 _ASKING: Final = 2
 
@@ -70,6 +72,7 @@ class RayDataPool:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False  # the run tells how far it is
         context.print_on_execution_start = False
+        context.wait_for_min_actors_s = _PATIENCE_S  # else a GPU that the cluster has not is waited for for ever
         logging.getLogger("ray.data").setLevel(logging.WARNING)
         settings = self._settings
         most = _ASKING if deployed else settings.sentiment_actors

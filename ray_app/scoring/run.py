@@ -15,6 +15,7 @@ from ray_app.collection.lease import Lease, LeaseKeeper
 from ray_app.errors import LeaseLost, LeaseTaken, ModelUnavailable, StorageError
 from ray_app.scoring.pages import Outcome, Page, pages
 from ray_app.scoring.plans import ModelPlan, plan
+from ray_app.sentiment.vocabulary import LEXICONS
 from ray_app.settings import Settings
 from ray_app.storage.engine import Database
 
@@ -83,22 +84,27 @@ class Wanted:
 def score_texts(
     settings: Settings, db: Database, wanted: Wanted, pool: Pool, report: Report | None = None
 ) -> dict[str, Progress]:
-    """Score what is wanted; the last progress of each model.
+    """Score what is wanted, lexicons first, which take seconds; the last progress of each model.
 
-    Whatever ends it, the pages that were done are stored, and the next run goes on with the others. LeaseTaken where
-    another run is at the same model; StorageError as ever.
+    Whatever ends it, the pages that were done are stored, and the next run goes on with the others. A model that cannot
+    be had, that another run is at, or that fails leaves the others their turn. StorageError as ever.
     """
     run_id = uuid.uuid4().hex
     done: dict[str, Progress] = {}
-    for name in wanted.models:
+    for name in sorted(wanted.models, key=lambda name: name not in LEXICONS):
         try:
             model = plan(settings, name, wanted.revision, fetch=wanted.fetch)
-        except ModelUnavailable as error:
-            done[name] = Progress(name, unavailable=error.reason)
+            with _alone(db, f"score:{name}", run_id):
+                done[name] = _score(db, model, wanted, pool, run_id, report or _log)
+        except StorageError:
+            raise
+        except (ModelUnavailable, LeaseTaken) as error:
+            done[name] = Progress(name, unavailable=error.reason if isinstance(error, ModelUnavailable) else str(error))
             (report or _log)(done[name])
-            continue
-        with _alone(db, f"score:{name}", run_id):
-            done[name] = _score(db, model, wanted, pool, run_id, report or _log)
+        except Exception:  # whatever Ray or torch raises
+            log.exception("%s cannot go on", name)
+            done[name] = Progress(name, unavailable="it failed; the log says how")
+            (report or _log)(done[name])
     return done
 
 

@@ -1,15 +1,15 @@
 """Serve application ``sentiment``: no route; gateways and jobs ask by its handle. ``serve_config.yaml`` imports it.
 
-A node starts without a replica (``min_replicas: 0``): the first request starts one, within seconds, and half an hour
-after the last it goes, and the memory of its models with it. A laptop on which nobody asks pays nothing, and calls no
-hub. Where the first answer must come at once, or on a GPU, an overlay raises ``min_replicas`` and ``num_gpus``.
+A node starts without a replica (``min_replicas: 0``): the first request, or the first job that has texts to score
+(collection/scoring.py), starts one within seconds. Half an hour after the last it goes, and the memory of its models
+with it. Where the first answer must come at once, or on a GPU, an overlay raises ``min_replicas`` and ``num_gpus``.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import ray
 from ray import serve
@@ -18,6 +18,9 @@ from ray_app.logs import configure
 from ray_app.scoring.online import Desk, Limits, Shelf
 from ray_app.sentiment.analysis import Analysis, Busy, Scores
 from ray_app.settings import load_settings
+
+#: batches in a row that weights may fail before the replica is replaced (a GPU that is lost stays lost to its process)
+FAILURES: Final = 5
 
 
 class Sentiment:
@@ -41,6 +44,8 @@ class Sentiment:
         """Serve asks every few seconds, and replaces this replica where the answer is an error."""
         if self._scoring.done():
             raise RuntimeError(f"nothing is scored any more: {self._scoring}")
+        if self._shelf.failures >= FAILURES:
+            raise RuntimeError(f"models failed {self._shelf.failures} batches in a row; another process may do better")
 
     async def analyze(self, texts: Sequence[str], domain: str) -> Analysis | Busy:
         """See :meth:`Desk.analyze`."""

@@ -32,7 +32,7 @@ from typing import Final, NamedTuple
 from ray_app.sentiment.vocabulary import TextScore
 
 #: raise it when the rules below change what any text scores; the data's hash tells of changes of the data
-RULES: Final = 1
+RULES: Final = 2
 #: characters that are read; of a longer text, the beginning
 LONGEST: Final = 60_000
 NO_EVIDENCE: Final = "no word of the lexicon"
@@ -50,7 +50,7 @@ _DIRECTIONS: Final = frozenset(("move", "signed"))
 _EVIDENCE: Final = _DIRECTIONS | {"term"}
 _TOKEN: Final = re.compile(
     r"(?:https?://|www\.)\S+|[@$][a-z_]\w*"
-    r"|(?:(?<![\w.])[+-])?\d+(?:[.,]\d+)*\s?(?:%|percent\b|per cent\b|pct\b)"
+    r"|(?:(?<![\w.])[+-])?\d++(?:[.,]\d++){0,6}+\s?(?:%|percent\b|per cent\b|pct\b)"  # a table of numbers is no number
     r"|[^\W_]+(?:'[^\W_]+)*"
     r"|[.!?;:,\n]"
     r"|[\u2600-\u27BF\U0001F300-\U0001FAFF]"
@@ -58,6 +58,7 @@ _TOKEN: Final = re.compile(
 _PERCENT: Final = re.compile(r"([+-]?)(\d+(?:[.,]\d+)*)\s?(?:%|percent|per cent|pct)")
 _NUMBERS: Final = frozenset("0123456789+-")
 _STOPS: Final = frozenset((*".!?;:,\n", "but", "however", "although", "though", "while", "whereas"))
+_EUROPEAN: Final = re.compile(r"\d{1,3}(?:\.\d{3})+,\d+")
 _THOUSANDS: Final = re.compile(r",(?=\d{3}(?:\D|$))")
 
 
@@ -133,18 +134,22 @@ class Lexicon:
                     break
             else:
                 percent = _PERCENT.fullmatch(token) if token[0] in _NUMBERS else None
-                if percent is not None:
+                size = _size(percent) if percent is not None else None
+                if size is not None:
                     percents = True
-                    found.append(_Found(i, i, _Entry("percent", _size(percent), inverts=False)))
+                    found.append(_Found(i, i, _Entry("percent", size, inverts=False)))
         if percents:
             _pair(tokens, found)
         return found
 
 
-def _size(percent: re.Match[str]) -> float:
-    """The percentage, negative if a minus says so."""
-    number = percent[2]
-    size = float(_THOUSANDS.sub("", number).replace(",", ".")) if number.count(".") < 2 else 0.0
+def _size(percent: re.Match[str]) -> float | None:
+    """The percentage, negative if a minus says so; None: 1.2.3 % is none."""
+    number = percent[2].replace(".", "") if _EUROPEAN.fullmatch(percent[2]) else _THOUSANDS.sub("", percent[2])
+    number = number.replace(",", ".")
+    if number.count(".") > 1:
+        return None
+    size = float(number)
     return -size if percent[1] == "-" else size
 
 

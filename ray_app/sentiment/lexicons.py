@@ -31,7 +31,7 @@ from ray_app.sentiment.vocabulary import TextScore
 LONGEST: Final = 5_000
 NO_WORDS: Final = "no words"
 #: raise it when what is done around the packages changes what any text scores
-_RULES: Final = 1
+_RULES: Final = 2
 _WORD: Final = re.compile(r"\w")
 
 
@@ -59,6 +59,7 @@ class Vader:
         module = _package(self.name, "vaderSentiment.vaderSentiment", "vaderSentiment")
         analyzer = module.SentimentIntensityAnalyzer()
         self._analyze: Callable[[str], dict[str, float]] = analyzer.polarity_scores
+        self._emojis: dict[str, str] = analyzer.emojis
         data = repr((sorted(analyzer.lexicon.items()), sorted(analyzer.emojis.items())))
         self.revision = _revision("vaderSentiment", data.encode())
 
@@ -68,12 +69,21 @@ class Vader:
 
     def score(self, text: str) -> TextScore:
         """Compound and shares of one text."""
-        said = self._analyze(_readable(text))
+        said = self._analyze(self._begin(_readable(text)))
         shares = (said["neg"], said["neu"], said["pos"])
         total = math.fsum(shares)
         if total == 0.0:  # what it says of a text without words
             return TextScore(None, None, NO_WORDS)
         return TextScore(said["compound"], (shares[0] / total, shares[1] / total, shares[2] / total))
+
+    def _begin(self, text: str) -> str:
+        """As much as has LONGEST characters when each emoji is put into words, as VADER does before it reads."""
+        length = 0
+        for place, character in enumerate(text):
+            length += len(self._emojis.get(character, "")) + 1
+            if length > LONGEST:
+                return text[:place]
+        return text
 
 
 class TextBlobPolarity:
@@ -116,6 +126,7 @@ _LOADERS: Final[dict[str, Callable[[], LexiconModel]]] = {
 
 
 def _readable(text: str) -> str:
+    text = text.strip()
     if len(text) <= LONGEST:
         return text
     cut = text[:LONGEST]

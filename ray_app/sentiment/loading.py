@@ -11,7 +11,7 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from ray_app.errors import ModelIncomplete, ModelUnsuitable
+from ray_app.errors import ModelIncomplete, ModelOutOfMemory, ModelUnsuitable
 from ray_app.sentiment.models import LocalModel
 from ray_app.sentiment.tokens import Tokens
 
@@ -26,7 +26,8 @@ FEWEST_TOKENS: Final = 3
 def load_model(local: LocalModel, dtype: torch.dtype) -> Any:
     """The classifier in eval mode on the CPU, in ``dtype`` whatever the file's is.
 
-    Raises ModelIncomplete (the file cannot be read) and ModelUnsuitable (its tensors are not this architecture's).
+    Raises ModelIncomplete (the file cannot be read), ModelUnsuitable (its tensors are not this architecture's) and
+    ModelOutOfMemory.
     """
     from transformers import AutoModelForSequenceClassification
     from transformers.utils import logging
@@ -43,7 +44,10 @@ def load_model(local: LocalModel, dtype: torch.dtype) -> Any:
             local_files_only=True,
             output_loading_info=True,
         )
-    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+    except (RuntimeError, ValueError, KeyError, TypeError, MemoryError) as error:
+        if out_of_memory(error):
+            why = "its weights do not fit the memory left; choose a smaller model, or free some"
+            raise ModelOutOfMemory(local.name, why) from error
         why = f"{local.path}: its weights and its config.json do not belong together, or the architecture is unknown"
         raise ModelUnsuitable(local.name, f"{why} ({_first_line(error)})") from error
     except Exception as error:  # safetensors and pickle each raise their own; all mean: not readable
@@ -54,6 +58,11 @@ def load_model(local: LocalModel, dtype: torch.dtype) -> Any:
         why = f"{local.path}: {type(model).__name__} lacks weights or has too many of them ({keys} …)"
         raise ModelUnsuitable(local.name, f"{why}; it is another architecture, or no fine-tuned classifier")
     return model.eval().requires_grad_(False)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """A GPU's allocator has a class for it; the CPU's only says so."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
 
 
 def load_tokens(local: LocalModel, config: Any) -> Tokens:

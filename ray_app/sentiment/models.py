@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import struct
 import tempfile
@@ -24,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from ray_app.errors import ModelIncomplete, ModelMissing, ModelUnsuitable
+from ray_app.errors import ModelIncomplete, ModelMissing, ModelUnavailable, ModelUnsuitable
 from ray_app.sentiment.labels import class_columns
 
 CONFIG: Final = "config.json"
@@ -270,8 +271,11 @@ def _from_url(spec: ModelSpec, cache: Path) -> None:
     folder = _url_folder(spec, cache)
     if folder.is_dir():
         return
-    cache.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=cache))
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=cache))
+    except OSError as error:
+        raise ModelMissing(spec.name, f"{cache}: cannot be written to ({error.strerror})") from error
     try:
         system, root = fsspec.core.url_to_fs(spec.source)
         listed = {PurePosixPath(path).name: path for path in system.ls(root, detail=False)}
@@ -279,11 +283,18 @@ def _from_url(spec: ModelSpec, cache: Path) -> None:
             system.get_file(listed[name], str(partial / name))
         inspect(spec.name, partial)
         partial.rename(folder)
-    except (OSError, ValueError, ImportError) as error:
+    except ModelUnavailable:
+        raise
+    except Exception as error:  # noqa: BLE001 - those of whichever store's library; they may show a signed address
         if not folder.is_dir():  # another process may have brought it meanwhile
-            raise ModelMissing(spec.name, f"{_without_secrets(spec.source)}: cannot be read ({error})") from error
+            why = _SECRET.sub("", _first_line(error))
+            raise ModelMissing(spec.name, f"{_without_secrets(spec.source)}: cannot be read ({why})") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+#: of addresses in messages: credentials, and what is signed
+_SECRET: Final = re.compile(r"(?<=://)[^/@\s]*@|\?\S*")
 
 
 def _without_secrets(url: str) -> str:

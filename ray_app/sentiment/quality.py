@@ -71,6 +71,13 @@ def read_labelled(path: Path) -> Iterator[Labelled]:
     Labels: negative, neutral, positive, bearish, bullish in any case. Raises ConfigError that names the line and what
     it found.
     """
+    try:
+        yield from _labelled(path)
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: it is not UTF-8 ({error.reason}, byte {error.start}); save it as UTF-8") from error
+
+
+def _labelled(path: Path) -> Iterator[Labelled]:
     csv.field_size_limit(LONGEST_FIELD)
     with path.open(newline="", encoding="utf-8-sig") as file:
         rows = csv.reader(file)
@@ -80,6 +87,8 @@ def read_labelled(path: Path) -> Iterator[Labelled]:
         text, label = header.index("text"), header.index("label")
         source = header.index("source") if "source" in header else None
         for row in rows:
+            if not row:
+                continue
             if len(row) <= max(text, label):
                 raise ConfigError(f"{path}, line {rows.line_num}: {len(row)} fields where the header has {len(header)}")
             found = meaning(row[label])

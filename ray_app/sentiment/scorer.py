@@ -14,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import logging
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from torch import Tensor
 from ray_app.errors import ModelOutOfMemory, ModelUnsuitable
 from ray_app.sentiment.encoder import Forward, Packed, Padded
 from ray_app.sentiment.int8 import quantise
-from ray_app.sentiment.loading import load_model, load_tokens, pad_id
+from ray_app.sentiment.loading import load_model, load_tokens, out_of_memory, pad_id
 from ray_app.sentiment.models import LocalModel
 from ray_app.sentiment.tokens import MOST_CHARACTERS_PER_TOKEN, Encoded, Tokens
 
@@ -50,8 +51,8 @@ class ScorerOptions:
     """How a model is run.
 
     ``precision`` None: on a GPU bf16 (fp16 before Ampere), on a CPU with bf16 instructions bf16, else fp32; int8 only
-    when asked for. ``threads``: of a CPU; None: as torch finds it. ``tokens``: per batch; None: see CPU_TOKENS and
-    CUDA_TOKENS.
+    when asked for. ``threads``: of a CPU; None: as many as it has processors. ``tokens``: per batch; None: see
+    CPU_TOKENS and CUDA_TOKENS.
     """
 
     device: str = "cpu"
@@ -118,17 +119,19 @@ class Scorer:
         device = torch.device(options.device)
         threads = 1
         if device.type == "cpu":
-            threads = options.threads or torch.get_num_threads()
+            threads = options.threads or len(os.sched_getaffinity(0))
             _keep_freed_memory()
         precision = options.precision or _best_precision(device)
         if (precision == "fp16" and device.type == "cpu") or (precision == "int8" and device.type != "cpu"):
             raise ModelUnsuitable(local.name, f"{precision} is not for {device.type}: int8 for cpu, fp16 for cuda")
+        if precision == "int8" and torch.backends.quantized.engine not in {"x86", "fbgemm"}:
+            raise ModelUnsuitable(local.name, "int8 is for x86 processors with AVX2 (FBGEMM); choose another precision")
         model = load_model(local, _DTYPES.get(precision, torch.float32))
         tokens = load_tokens(local, model.config)
         try:
             forward = _forward_of(model, device, precision)
         except (MemoryError, RuntimeError) as error:
-            if not _out_of_memory(error):
+            if not out_of_memory(error):
                 raise
             raise ModelOutOfMemory(local.name, f"its weights do not fit {device}; choose a smaller model") from error
         budget = options.tokens or (CPU_TOKENS if device.type == "cpu" else CUDA_TOKENS)
@@ -192,9 +195,9 @@ class Scorer:
         try:
             return self._forward(texts)
         except (MemoryError, RuntimeError) as error:
-            if not _out_of_memory(error):
+            if not out_of_memory(error):
                 raise
-            failure = error
+            failure = error.with_traceback(None)  # which would keep what the batch took while its halves run
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         if len(texts) == 1:
@@ -246,8 +249,3 @@ def _forward_of(model: Any, device: torch.device, precision: Precision) -> Forwa
     if precision == "int8":
         quantise(model.base_model)
     return Padded(model.to(device), device, pad_id(model))
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    """A GPU's allocator has a class for it; the CPU's only says so."""
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)

@@ -43,7 +43,7 @@ class Deployed:
             found: Analysis | Busy = await self._handle.analyze.remote(texts, domain)
         except BackPressureError as error:
             raise ScorerBusy("too many wait to have texts scored", RETRY_S) from error
-        except (RayServeException, RayActorError) as error:
+        except (RayServeException, RayActorError, KeyError) as error:  # KeyError: of get_deployment_handle
             raise ScorerBusy("the application that scores texts does not answer", RETRY_S) from error
         if isinstance(found, Busy):
             raise ScorerBusy("too many texts wait to be scored", found.retry_after_s)

@@ -32,7 +32,7 @@ class Models:
         self.failure: Exception | None = None
 
     def plan(self, settings: Settings, name: str, *, fetch: bool = False) -> ModelPlan:
-        if fetch:
+        if fetch and name in self.missing:
             self.fetched.append(name)
         if name in self.missing:
             raise self.missing[name]
@@ -113,7 +113,7 @@ async def test_what_fails_otherwise_is_not_fetched_again_at_once_and_harms_no_ot
     shelf = models.shelf("finbert", "lexicon")
     opening = asyncio.create_task(shelf.run())
     await waiting_until(lambda: "lexicon" in shelf.opened and shelf.missing["finbert"] != LOADING)
-    assert models.fetched == []
+    assert models.fetched == ["finbert"]
     opening.cancel()
 
 
@@ -189,12 +189,17 @@ async def test_nothing_is_scored_for_a_client_that_has_gone(models):
     assert [texts for _, texts in models.calls] == [["a"], ["c"]]
 
 
-async def test_a_batch_that_fails_fails_its_requests_and_the_next_is_scored(models):
-    shelf = await opened(models, "lexicon")
+async def test_a_model_that_fails_scores_nothing_the_others_do_and_so_does_it_afterwards(models):
+    shelf = await opened(models, "lexicon", "finbert")
     async with working(shelf) as desk:
-        models.failure = RuntimeError("out of luck")
-        with pytest.raises(RuntimeError, match="out of luck"):
-            await desk.score("lexicon", ["a"])
+        models.failure = RuntimeError("CUDA error at /dev/x")
+        for _ in range(2):
+            found = await desk.score("finbert", ["a"])
+            assert found.unavailable == "it fails; the node's log says how"
+        assert shelf.failures == 2  # the replica's health looks at it
+        models.failure = None
+        assert await desk.score("finbert", ["a"]) == Scores("finbert-1", [SAID])
+        assert shelf.failures == 0
         models.failure = ModelOutOfMemory("lexicon", "the card at /dev/x is full")
         said = await desk.score("lexicon", ["a"])
         assert said.scores == [TextScore(None, None, "model unavailable: it does not fit the memory of its device")]

@@ -7,22 +7,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from ray_app.clock import ManualClock
 from ray_app.collection.lease import LeaseKeeper
 from ray_app.editions import text_hash
-from ray_app.errors import LeaseTaken, ModelOutOfMemory
+from ray_app.errors import ModelOutOfMemory
 from ray_app.scoring import pages as paging
 from ray_app.scoring import plans
 from ray_app.scoring.pages import Page, PageScorer, pages
 from ray_app.scoring.plans import plan
 from ray_app.scoring.run import InProcess, Progress, Wanted, score_texts
+from ray_app.sentiment.models import LocalModel
 from ray_app.sentiment.vocabulary import TextScore
 from ray_app.storage.engine import Database
 from ray_app.storage.migrate import upgrade
+from ray_app.storage.tables import crypto_news
 from tests.scoring.world import NOW, in_process, put, scores, settings_of
 from tests.sentiment import tiny
 
+LOCAL = LocalModel("any", Path("fetched"), "r1", (0, 1, 2), safetensors=True)
 BOTH = "Bitcoin surges while Ethereum plunges"
 
 
@@ -77,7 +81,7 @@ def test_the_same_words_are_scored_once_on_whatever_pages_they_stand(
 def test_a_run_that_was_killed_goes_on_where_it_was(db: Database, tmp_path: Path, small_pages: None) -> None:
     put(db, *[f"Bitcoin rises {n} percent" for n in range(20)])
 
-    class Killed(Exception):
+    class Killed(BaseException):
         pass
 
     def dying(model: Any, run_id: str) -> Any:
@@ -181,13 +185,55 @@ def test_what_has_nothing_to_score_is_stored_with_its_reason(db: Database, tmp_p
     assert [(row["score"], row["reason"]) for row in scores(db)] == [(None, "no word of the lexicon")]
 
 
+def test_a_model_that_fails_leaves_the_others_their_turn(db: Database, tmp_path: Path) -> None:
+    put(db, "Bitcoin rises")
+    able = in_process(db)
+
+    def pool(model: Any, listed: Any, run_id: str) -> Any:
+        if model.name == "vader":
+            raise RuntimeError("CUDA error: device-side assert triggered")
+        return able(model, listed, run_id)
+
+    done = run(db, tmp_path, "vader", "lexicon", pool=pool)
+    assert (done["lexicon"].scored, done["vader"].unavailable) == (1, "it failed; the log says how")
+
+
+def test_lexicons_come_before_weights(db: Database, tmp_path: Path) -> None:
+    assert list(run(db, tmp_path, "cryptobert", "vader", "finbert", "lexicon")) == [
+        "vader", "lexicon", "cryptobert", "finbert",
+    ]  # fmt: skip
+
+
+def test_what_is_here_is_not_fetched_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = settings_of(tmp_path)
+    fetched: list[str] = []
+    monkeypatch.setattr(plans.models, "fetch", lambda spec, _cache: fetched.append(spec.name) or LOCAL)
+    tiny.bert(tmp_path / "finbert")
+    assert plan(settings, "finbert", fetch=True).local is not LOCAL
+    assert fetched == []
+    (tmp_path / "finbert" / "config.json").write_text("{")  # half a file
+    assert plan(settings, "finbert", fetch=True).local is LOCAL
+    assert plan(settings, "cryptobert", fetch=True).local is LOCAL  # not here at all
+    assert fetched == ["finbert", "cryptobert"]
+
+
+def test_parts_whose_words_are_gone_hide_nobody_s(db: Database, tmp_path: Path, small_pages: None) -> None:
+    put(db, "Gains one", "Bitcoin rises", "Gains two", "Gains three", "Gains four", known_at=NOW - 50_000)
+    db.run(lambda conn: conn.execute(update(crypto_news).values(deleted_at=NOW)))
+    put(db, "Bitcoin rises", known_at=NOW - 10)  # a reprint that is still there
+    done = run(db, tmp_path, "lexicon", limit=1)["lexicon"]
+    assert (done.total, done.scored) == (1, 1)
+    assert run(db, tmp_path, "lexicon")["lexicon"].total == 0  # nothing that could be done is left
+
+
 def test_two_runs_are_not_at_one_model(db: Database, tmp_path: Path) -> None:
     keeper = LeaseKeeper(db)
     lease = keeper.acquire("score:lexicon", "another", 60)
     assert lease is not None
     put(db, "Bitcoin rises")
-    with pytest.raises(LeaseTaken, match="another run is at it"):
-        run(db, tmp_path, "lexicon")
+    done = run(db, tmp_path, "lexicon", "vader")
+    assert (done["lexicon"].scored, done["vader"].scored) == (0, 1)
+    assert "another run is at it" in (done["lexicon"].unavailable or "")
     keeper.release(lease)
     assert run(db, tmp_path, "lexicon")["lexicon"].scored == 1
     assert keeper.acquire("score:lexicon", "another", 60) is not None  # given back

@@ -59,6 +59,9 @@ def test_one_text_is_better_than_another(more: str, less: str) -> None:
         ("falls 3 percent", [("falls", -0.3)]),
         ("fell by more than 2.5%", [("fell", -0.25)]),
         ("surges 1,200%", [("surges", 1.0)]),
+        ("rises 0,5%", [("rises", 0.05)]),
+        ("rises 1.234,56%", [("rises", 1.0)]),
+        ("rises 1,2,3%", [("rises", 0.6)]),
         ("a 4% drop", [("drop", -0.4)]),
         ("up 3% and 5% down", [("up", 0.3), ("down", -0.5)]),
         ("+8% today", [("+8%", 0.8)]),
@@ -87,6 +90,7 @@ def test_what_counts_and_for_how_much(text: str, expected: list[tuple[str, float
         "the fear and greed index",
         "5% of the supply, 3-5% a year",
         "1.2.3% unreadable",
+        "1,2,3% and 1.5,3 percent",
         "比特币",
     ],
 )

@@ -41,6 +41,21 @@ def test_vader_is_the_package_word_for_word() -> None:
         assert sum(ours.probabilities or ()) == pytest.approx(1, abs=1e-12)
 
 
+@needs["vaderSentiment"]
+def test_emoji_count_as_the_words_that_vader_makes_of_them() -> None:
+    """It takes time in the square of those: seconds for five thousand."""
+    vader = lexicons.load("vader")
+    read = lexicons.LONGEST // (len("rocket") + 1)
+    assert vader._begin("🚀" * 5_000) == "🚀" * read
+    assert list(vader.scores(["🚀" * 5_000])) == list(vader.scores(["🚀" * read]))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_text_may_begin_with_a_page_of_blanks(name: str) -> None:
+    model = lexicons.load(name)
+    assert list(model.scores([" " * lexicons.LONGEST + "a great gain"])) == list(model.scores(["a great gain"]))
+
+
 @needs["textblob"]
 def test_textblob_is_its_polarity_and_has_no_probabilities() -> None:
     from textblob import TextBlob
