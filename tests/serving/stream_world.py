@@ -194,11 +194,13 @@ class Client:
         return message
 
     async def hear_until(self, seq: int) -> list[dict[str, Any]]:
-        """Price messages up to ``seq``."""
-        heard = []
+        """Price messages up to ``seq``; a resume is over where the stream was when it was asked for, maybe before that."""
+        heard: list[dict[str, Any]] = []
         while not heard or heard[-1]["seq"] < seq:
-            heard.append(await self.hear())
-            assert heard[-1].get("type") in {"price_update", "price_repair"}, heard[-1]
+            message = await self.hear()
+            if message.get("type") != "resumed":
+                assert message.get("type") in {"price_update", "price_repair"}, message
+                heard.append(message)
         return heard
 
     async def everything(self) -> AsyncIterator[str]:
