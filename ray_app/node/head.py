@@ -145,7 +145,6 @@ class Head:
             "runtime-env-agent-port": ports.runtime_env_agent,
             "metrics-export-port": ports.metrics_export,
             "num-cpus": LOGICAL_CPUS,
-            "num-gpus": 0,
             "object-store-memory": OBJECT_STORE_BYTES,
             "temp-dir": self.temp_dir,
             "include-dashboard": "true",
