@@ -158,7 +158,7 @@ def wait_ready(process: subprocess.Popen[str]) -> None:
 
 def scored(data_dir: Path) -> dict[str, int]:
     """How many stored scores each text model gave."""
-    with closing(sqlite3.connect(data_dir / "node.db")) as database:
+    with closing(sqlite3.connect(data_dir / "sandbox" / "node.db")) as database:
         return dict(database.execute("SELECT model, count(*) FROM text_scores GROUP BY model ORDER BY model"))
 
 
