@@ -70,8 +70,8 @@ class Shelf:
         self._open = opened
         self.opened: dict[str, Opened] = {}
         members = {model for weights in WEIGHTS.values() for model in weights}
-        #: batches in a row that a model failed, not knowing why
-        self.failures = 0
+        #: batches in a row in which weights failed, nobody knows why, by model
+        self.failures: dict[str, int] = {}
         self.missing = {name: LOADING if name in settings.sentiment_models else NOT_WANTED for name in members}
 
     async def run(self) -> None:
@@ -113,10 +113,10 @@ class Shelf:
             return [_unavailable(_public(error))] * len(texts)
         except Exception:  # of torch, or of a device that is lost: the other models answer without this one
             log.exception("%s fails", name)
-            self.failures += 1
+            if name not in LEXICONS:
+                self.failures[name] = self.failures.get(name, 0) + 1
             return [_unavailable(_FAILS)] * len(texts)
-        if name not in LEXICONS:
-            self.failures = 0
+        self.failures.pop(name, None)
         return said
 
 

@@ -15,7 +15,6 @@ from ray_app.collection.lease import Lease, LeaseKeeper
 from ray_app.errors import LeaseLost, LeaseTaken, ModelUnavailable, StorageError
 from ray_app.scoring.pages import Outcome, Page, pages
 from ray_app.scoring.plans import ModelPlan, plan
-from ray_app.sentiment.vocabulary import LEXICONS
 from ray_app.settings import Settings
 from ray_app.storage.engine import Database
 
@@ -84,14 +83,14 @@ class Wanted:
 def score_texts(
     settings: Settings, db: Database, wanted: Wanted, pool: Pool, report: Report | None = None
 ) -> dict[str, Progress]:
-    """Score what is wanted, lexicons first, which take seconds; the last progress of each model.
+    """Score what is wanted, model after model; the last progress of each.
 
     Whatever ends it, the pages that were done are stored, and the next run goes on with the others. A model that cannot
     be had, that another run is at, or that fails leaves the others their turn. StorageError as ever.
     """
     run_id = uuid.uuid4().hex
     done: dict[str, Progress] = {}
-    for name in sorted(wanted.models, key=lambda name: name not in LEXICONS):
+    for name in wanted.models:
         try:
             model = plan(settings, name, wanted.revision, fetch=wanted.fetch)
             with _alone(db, f"score:{name}", run_id):

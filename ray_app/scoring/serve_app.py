@@ -44,8 +44,8 @@ class Sentiment:
         """Serve asks every few seconds, and replaces this replica where the answer is an error."""
         if self._scoring.done():
             raise RuntimeError(f"nothing is scored any more: {self._scoring}")
-        if self._shelf.failures >= FAILURES:
-            raise RuntimeError(f"models failed {self._shelf.failures} batches in a row; another process may do better")
+        if any(count >= FAILURES for count in self._shelf.failures.values()):
+            raise RuntimeError(f"batches failed in a row: {self._shelf.failures}; another process may do better")
 
     async def analyze(self, texts: Sequence[str], domain: str) -> Analysis | Busy:
         """See :meth:`Desk.analyze`."""

@@ -6,7 +6,7 @@
 
 A chunk of texts is tokenised once, sorted by length and run in batches of a bounded number of tokens, so that a batch
 holds texts of nearly one length; the readings come back in the order of the texts. On a CPU each thread has a batch of
-its own: threads that share one wait for each other after every product (1.3 to 1.5 times the time, on two processors).
+its own: threads that share one wait for each other after every product.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Precision = Literal["fp32", "bf16", "fp16", "int8"]
 CPU_TOKENS: Final = 1_024
 CUDA_TOKENS: Final = 32_768
 #: a batch of fewer is not worth a thread
-FEWEST_TOKENS: Final = 256
+FEWEST_FOR_A_THREAD: Final = 256
 
 #: texts tokenised and sorted together: what stream() holds at a time
 CHUNK_TEXTS: Final = 1_024
@@ -170,7 +170,7 @@ class Scorer:
         batch: list[int] = []
         total = 0
         share = sum(_length(encoded[n]) for n in order) // self._threads + 1
-        most = min(self.tokens_per_batch, max(share, FEWEST_TOKENS)) if self._pool else self.tokens_per_batch
+        most = min(self.tokens_per_batch, max(share, FEWEST_FOR_A_THREAD)) if self._pool else self.tokens_per_batch
         for n in order:
             length = _length(encoded[n])
             longest = _length(encoded[batch[0]]) if batch else length
@@ -221,7 +221,7 @@ _DTYPES: Final[dict[str, torch.dtype]] = {"bf16": torch.bfloat16, "fp16": torch.
 
 
 def _keep_freed_memory() -> None:
-    """Have glibc keep what is freed: each layer wants the same megabytes again, and page faults cost a tenth of it all.
+    """Have glibc keep what is freed: each layer wants the same megabytes again, and page faults take their time.
 
     For the whole process; what it keeps is what the largest batches took. Elsewhere than on glibc nothing happens.
     """

@@ -38,12 +38,14 @@ class Deployed:
     async def analyze(self, texts: Sequence[str], domain: str) -> Analysis:
         """What the deployment says. ScorerBusy where its queue is full, or it is not there."""
         try:
-            if self._handle is None:
-                self._handle = serve.get_deployment_handle("Sentiment", app_name="sentiment")
+            self._handle = self._handle or serve.get_deployment_handle("Sentiment", app_name="sentiment")
+        except (RayServeException, KeyError) as error:  # KeyError: there is no such application
+            raise ScorerBusy("the application that scores texts does not run", RETRY_S) from error
+        try:
             found: Analysis | Busy = await self._handle.analyze.remote(texts, domain)
         except BackPressureError as error:
             raise ScorerBusy("too many wait to have texts scored", RETRY_S) from error
-        except (RayServeException, RayActorError, KeyError) as error:  # KeyError: of get_deployment_handle
+        except (RayServeException, RayActorError) as error:
             raise ScorerBusy("the application that scores texts does not answer", RETRY_S) from error
         if isinstance(found, Busy):
             raise ScorerBusy("too many texts wait to be scored", found.retry_after_s)

@@ -196,10 +196,10 @@ async def test_a_model_that_fails_scores_nothing_the_others_do_and_so_does_it_af
         for _ in range(2):
             found = await desk.score("finbert", ["a"])
             assert found.unavailable == "it fails; the node's log says how"
-        assert shelf.failures == 2  # the replica's health looks at it
+        assert shelf.failures == {"finbert": 2}  # the replica's health looks at it
         models.failure = None
         assert await desk.score("finbert", ["a"]) == Scores("finbert-1", [SAID])
-        assert shelf.failures == 0
+        assert shelf.failures == {}
         models.failure = ModelOutOfMemory("lexicon", "the card at /dev/x is full")
         said = await desk.score("lexicon", ["a"])
         assert said.scores == [TextScore(None, None, "model unavailable: it does not fit the memory of its device")]

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
+from ray_app.cli import score
 from ray_app.clock import ManualClock
 from ray_app.collection.lease import LeaseKeeper
 from ray_app.editions import text_hash
@@ -198,10 +199,11 @@ def test_a_model_that_fails_leaves_the_others_their_turn(db: Database, tmp_path:
     assert (done["lexicon"].scored, done["vader"].unavailable) == (1, "it failed; the log says how")
 
 
-def test_lexicons_come_before_weights(db: Database, tmp_path: Path) -> None:
-    assert list(run(db, tmp_path, "cryptobert", "vader", "finbert", "lexicon")) == [
-        "vader", "lexicon", "cryptobert", "finbert",
-    ]  # fmt: skip
+def test_lexicons_come_before_weights() -> None:
+    parts = score._quick_and_slow(Wanted(("cryptobert", "vader", "finbert", "lexicon"), since=5))
+    assert [list(part.models) for part in parts] == [["vader", "lexicon"], ["cryptobert", "finbert"]]
+    assert [part.since for part in parts] == [5, 5]
+    assert len(score._quick_and_slow(Wanted(("vader",)))) == 1
 
 
 def test_what_is_here_is_not_fetched_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
