@@ -35,6 +35,9 @@ def is_deployed() -> bool:
 def handle_ask() -> Ask:
     """Asks by the application's handle. Raises what Ray raises; TimeoutError after PATIENCE_S."""
     handle = serve.get_deployment_handle("Sentiment", app_name=APPLICATION)
+    if not handle.is_initialized:  # Serve gives a process the same one again
+        # a node's Serve routes in the caller's event loop (RAY_SERVE_THROUGHPUT_OPTIMIZED); a job has none
+        handle._init(_run_router_in_separate_loop=True)  # noqa: SLF001 - the one way there is
 
     def ask(model: str, texts: Sequence[str]) -> Scores | Busy:
         found: Scores | Busy = handle.score.remote(model, list(texts)).result(timeout_s=PATIENCE_S)

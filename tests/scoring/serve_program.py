@@ -125,14 +125,19 @@ def main(directory: Path) -> None:
     serve.start(http_options={"location": "NoServer"})
     deploy()
     world.deps.analyst = Deployed()
-    found = {"as_configured": asyncio.run(as_configured(world)), "job": by_a_job(directory)}
-    one = {"min_replicas": 1, "max_replicas": 1}
-    deploy(max_ongoing_requests=1, max_queued_requests=1, autoscaling_config=one)
-    world.deps.analyst = Deployed()
-    found["full_queue"] = asyncio.run(with_a_full_queue(world))
+    found = asyncio.run(all_of_it(world, directory))
     db.dispose()
     print("FOUND", json.dumps(found), flush=True)
     ray.shutdown()
+
+
+async def all_of_it(world: World, directory: Path) -> dict[str, Any]:
+    """In one event loop: handles of a process belong to the loop of the first, as on a node."""
+    found = {"as_configured": await as_configured(world), "job": await asyncio.to_thread(by_a_job, directory)}
+    one = {"min_replicas": 1, "max_replicas": 1}
+    await asyncio.to_thread(deploy, max_ongoing_requests=1, max_queued_requests=1, autoscaling_config=one)
+    found["full_queue"] = await with_a_full_queue(world)
+    return found
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ def found(directory: Path) -> dict[str, Any]:
             "CRYPTOBERT_MODEL": str(directory / "nowhere"),
             "SENTIMENT_PRECISION": "fp32",
             "SENTIMENT_THREADS": "1",
+            "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",  # as on a node (node/head.py)
             "RAY_TMPDIR": ray_dir,
             "RAY_AUTH_MODE": "disabled",
             "HOME": str(directory),
